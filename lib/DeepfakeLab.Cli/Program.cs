@@ -1,0 +1,37 @@
+using System.CommandLine;
+
+namespace DeepfakeLab.Cli;
+
+/// <summary>The command line: parses, calls the library, prints. Exit code 0 done, 1 the run failed, 2 bad usage.</summary>
+public static class Program
+{
+    public static async Task<int> Main(string[] args)
+    {
+        var root = new RootCommand("Transfer learning on real and manipulated faces.")
+        {
+            // one line a command, each in a file of its own
+        };
+        var parsed = root.Parse(args);
+        if (parsed.Errors.Count > 0)
+        {
+            foreach (var error in parsed.Errors)
+                await Console.Error.WriteLineAsync(error.Message);
+            await Console.Error.WriteLineAsync($"See: deepfakelab {string.Join(' ', parsed.CommandResult.Command.Name)} --help");
+            return 2;
+        }
+        try
+        {
+            return await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+        }
+        catch (LabException e)
+        {
+            await Console.Error.WriteLineAsync(e.Message);
+            return 1;
+        }
+        catch (OperationCanceledException)
+        {
+            await Console.Error.WriteLineAsync("Stopped.");
+            return 1;
+        }
+    }
+}
