@@ -1,0 +1,114 @@
+using SkiaSharp;
+
+namespace DeepfakeLab;
+
+/// <summary>Reads image files into RGB pixels, the same ones that PIL's <c>Image.open(path).convert("RGB")</c> gives.</summary>
+/// <remarks>
+/// JPEG (baseline, progressive, grey, CMYK), PNG, WebP and BMP. Transparency is dropped, not blended, and colour profiles are not
+/// applied, as PIL does it. 16-bit samples keep their high byte.
+/// </remarks>
+public static class ImageReader
+{
+    /// <summary>Files larger than this are refused unread.</summary>
+    public const long LargestFile = 64L << 20;
+
+    /// <summary>Images of more pixels than this are refused before memory is taken for them.</summary>
+    public const long LargestImage = 50_000_000;
+
+    private const string Types = "JPEG, PNG, WebP or BMP";
+
+    /// <summary>Reads and decodes one image.</summary>
+    /// <param name="path">The file.</param>
+    /// <param name="applyExifOrientation">Turn the picture the way its EXIF tag says. torchvision does not, so off by default.</param>
+    /// <exception cref="ImageException">The file is missing, empty, broken, of another type, or too large.</exception>
+    public static RgbImage Read(string path, bool applyExifOrientation = false) => Decode(ReadFile(path), path, applyExifOrientation);
+
+    /// <summary>The file's bytes, after a look at its size.</summary>
+    internal static byte[] ReadFile(string path)
+    {
+        try
+        {
+            using var stream = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1);
+            if (stream.Length == 0)
+                throw new ImageException("The file is empty", path, "Fetch it again or remove it");
+            if (stream.Length > LargestFile)
+                throw new ImageException($"The file is larger than {LargestFile >> 20} MiB", path, "Store the picture smaller");
+            var bytes = new byte[stream.Length];
+            stream.ReadExactly(bytes);
+            return bytes;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new ImageException("The file cannot be read", path, "Check that it exists and may be read", e);
+        }
+    }
+
+    /// <summary>Decodes a whole image file held in memory; <paramref name="name"/> is what errors call it.</summary>
+    public static RgbImage Decode(byte[] file, string name, bool applyExifOrientation = false)
+    {
+        if (file.Length == 0)
+            throw new ImageException("The file is empty", name, "Fetch it again or remove it");
+        using var data = SKData.CreateCopy(file);
+        using var codec = SKCodec.Create(data);
+        if (codec is null)
+            throw new ImageException($"The file is not a readable image ({Types})", name, "Replace or remove it");
+        if (codec.EncodedFormat is not (SKEncodedImageFormat.Jpeg or SKEncodedImageFormat.Png or SKEncodedImageFormat.Webp or SKEncodedImageFormat.Bmp))
+            throw new ImageException($"The file is a {codec.EncodedFormat} image, which is not read", name, $"Convert it to {Types}");
+        var (width, height) = (codec.Info.Width, codec.Info.Height);
+        if ((long)width * height > LargestImage)
+            throw new ImageException($"The image says that it has {width} x {height} pixels, more than {LargestImage / 1_000_000} million", name, "Store it smaller");
+        var image = DecodePixels(codec, width, height, name);
+        return applyExifOrientation ? Turn(image, codec.EncodedOrigin) : image;
+    }
+
+    private static unsafe RgbImage DecodePixels(SKCodec codec, int width, int height, string name)
+    {
+        // No colour space asked for means no colour conversion; unpremultiplied means that alpha leaves the colours alone.
+        var info = new SKImageInfo(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul);
+        var buffer = System.Buffers.ArrayPool<byte>.Shared.Rent(info.BytesSize);
+        try
+        {
+            fixed (byte* rgba = buffer)
+            {
+                var result = codec.GetPixels(info, (nint)rgba);
+                if (result != SKCodecResult.Success)
+                    throw new ImageException(result == SKCodecResult.IncompleteInput ? "The image is cut off before its end" : $"The image is broken ({result})",
+                        name, "Fetch it again or remove it");
+                var image = new RgbImage(width, height);
+                fixed (byte* rgb = image.Pixels)
+                    for (byte* from = rgba, to = rgb, end = rgba + info.BytesSize64; from < end; from += 4, to += 3)
+                        (to[0], to[1], to[2]) = (from[0], from[1], from[2]);
+                return image;
+            }
+        }
+        finally
+        {
+            System.Buffers.ArrayPool<byte>.Shared.Return(buffer);
+        }
+    }
+
+    /// <summary>The image as EXIF's orientation tag wants it seen (the eight origins of the EXIF 2.3 specification).</summary>
+    private static RgbImage Turn(RgbImage image, SKEncodedOrigin origin)
+    {
+        if (origin is SKEncodedOrigin.TopLeft)
+            return image;
+        var (w, h) = (image.Width, image.Height);
+        var turned = (int)origin >= (int)SKEncodedOrigin.LeftTop ? new RgbImage(h, w) : new RgbImage(w, h);
+        for (var y = 0; y < turned.Height; y++)
+            for (var x = 0; x < turned.Width; x++)
+            {
+                var (fromX, fromY) = origin switch
+                {
+                    SKEncodedOrigin.TopRight => (w - 1 - x, y),
+                    SKEncodedOrigin.BottomRight => (w - 1 - x, h - 1 - y),
+                    SKEncodedOrigin.BottomLeft => (x, h - 1 - y),
+                    SKEncodedOrigin.LeftTop => (y, x),
+                    SKEncodedOrigin.RightTop => (y, h - 1 - x),
+                    SKEncodedOrigin.RightBottom => (w - 1 - y, h - 1 - x),
+                    _ => (w - 1 - y, x), // LeftBottom
+                };
+                image.Pixels.AsSpan(3 * (fromY * w + fromX), 3).CopyTo(turned.Pixels.AsSpan(3 * (y * turned.Width + x)));
+            }
+        return turned;
+    }
+}

@@ -1,0 +1,93 @@
+using TorchSharp;
+
+namespace DeepfakeLab;
+
+/// <summary>From an image to a model's input: torchvision's <c>Resize</c>, <c>CenterCrop</c>, <c>ToTensor</c>, <c>Normalize</c>, bit for bit.</summary>
+/// <param name="Resize">Height and width, both exact; or one number for the shorter side, the longer one in proportion; null to leave the size.</param>
+/// <param name="CenterCrop">Height and width cut from the middle (black where the image is smaller); null to keep all.</param>
+public sealed record Preprocessing(Preprocessing.Size? Resize, Preprocessing.Size? CenterCrop = null)
+{
+    /// <summary>A height and a width in pixels. With <paramref name="Width"/> 0 it means the shorter side.</summary>
+    public sealed record Size(int Height, int Width);
+
+    /// <summary>The filter that <see cref="Resize"/> uses, widened when it shrinks (antialiasing).</summary>
+    public Interpolation Interpolation { get; init; } = Interpolation.Bilinear;
+
+    /// <summary>Subtracted from each channel (RGB, scale 0 to 1). ImageNet's by default.</summary>
+    public IReadOnlyList<float> Mean { get; init; } = [0.485f, 0.456f, 0.406f];
+
+    /// <summary>What each channel is divided by after that. ImageNet's by default.</summary>
+    public IReadOnlyList<float> Std { get; init; } = [0.229f, 0.224f, 0.225f];
+
+    /// <summary>torchvision's classification recipe: shorter side 256, then the middle 224x224.</summary>
+    public static Preprocessing ImageNet { get; } = new(new Size(256, 0), new Size(224, 224));
+
+    /// <summary>The whole image made <paramref name="size"/> x <paramref name="size"/>, whatever its shape.</summary>
+    public static Preprocessing Square(int size)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(size, 1);
+        return new(new Size(size, size));
+    }
+
+    /// <summary>Height and width of what comes out; null where it depends on the image.</summary>
+    public (int Height, int Width)? OutputSize =>
+        CenterCrop is { } crop ? (crop.Height, crop.Width) : Resize is { Width: > 0 } exact ? (exact.Height, exact.Width) : null;
+
+    /// <summary>Resizes and crops.</summary>
+    public RgbImage Apply(RgbImage image)
+    {
+        if (Resize is { } size)
+        {
+            var (height, width) = size.Width > 0 ? (size.Height, size.Width)
+                : image.Width <= image.Height ? ((int)((long)size.Height * image.Height / image.Width), size.Height)
+                : (size.Height, (int)((long)size.Height * image.Width / image.Height));
+            image = Resampler.Resize(image, width, height, Interpolation);
+        }
+        return CenterCrop is { } crop ? Crop(image, crop.Height, crop.Width) : image;
+    }
+
+    /// <summary>The image as a uint8 tensor [3, H, W] on the CPU; the caller owns it.</summary>
+    public static torch.Tensor ToTensor(RgbImage image)
+    {
+        LabRuntime.Start();
+        var tensor = torch.empty([3, image.Height, image.Width], torch.uint8);
+        WritePlanes(image, tensor.bytes);
+        return tensor;
+    }
+
+    /// <summary>uint8 [N, 3, H, W] (or [3, H, W]) to float32 of the same shape on the same device, scaled to 0..1 and normalized.</summary>
+    public torch.Tensor Normalize(torch.Tensor images)
+    {
+        using var scope = torch.NewDisposeScope();
+        var mean = torch.tensor(Mean.ToArray(), device: images.device).view(3, 1, 1);
+        var std = torch.tensor(Std.ToArray(), device: images.device).view(3, 1, 1);
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Writes [3, H, W] bytes from the image's [H, W, 3].</summary>
+    internal static void WritePlanes(RgbImage image, Span<byte> planes)
+    {
+        var plane = image.Width * image.Height;
+        Span<byte> red = planes[..plane], green = planes.Slice(plane, plane), blue = planes.Slice(2 * plane, plane);
+        ReadOnlySpan<byte> pixels = image.Pixels;
+        for (int i = 0, from = 0; i < plane; i++, from += 3)
+            (red[i], green[i], blue[i]) = (pixels[from], pixels[from + 1], pixels[from + 2]);
+    }
+
+    /// <summary>torchvision's center_crop: the offset rounds half to even, and what lies outside the image is black.</summary>
+    private static RgbImage Crop(RgbImage image, int height, int width)
+    {
+        if (image.Width == width && image.Height == height)
+            return image;
+        var cropped = new RgbImage(width, height);
+        int top = Offset(image.Height, height), left = Offset(image.Width, width);
+        int firstX = Math.Max(0, -left), lastX = Math.Min(width, image.Width - left);
+        for (var y = Math.Max(0, -top); y < Math.Min(height, image.Height - top); y++)
+            image.Pixels.AsSpan(3 * ((y + top) * image.Width + firstX + left), 3 * (lastX - firstX))
+                .CopyTo(cropped.Pixels.AsSpan(3 * (y * width + firstX)));
+        return cropped;
+
+        static int Offset(int have, int want) =>
+            have < want ? -((want - have) / 2) : (int)Math.Round((have - want) / 2.0, MidpointRounding.ToEven);
+    }
+}

@@ -1,0 +1,173 @@
+using System.Runtime.Intrinsics;
+
+namespace DeepfakeLab;
+
+/// <summary>How pixels are computed between those there are.</summary>
+public enum Interpolation { Nearest, Bilinear, Bicubic }
+
+/// <summary>
+/// Resizes images exactly as Pillow does (<c>src/libImaging/Resample.c</c>: two passes, the filter widened when shrinking, 8-bit
+/// fixed point). It is ours because no .NET library gives the same bytes, and a model sees other pixels than it was trained on
+/// where they differ.
+/// </summary>
+internal static unsafe class Resampler
+{
+    private const int PrecisionBits = 32 - 8 - 2;
+
+    public static RgbImage Resize(RgbImage image, int width, int height, Interpolation interpolation)
+    {
+        if (image.Width == width && image.Height == height)
+            return image;
+        if (interpolation == Interpolation.Nearest)
+            return Nearest(image, width, height);
+        var horizontal = Coefficients(image.Width, width, interpolation);
+        var vertical = Coefficients(image.Height, height, interpolation);
+        if (image.Width != width)
+            image = AlongRows(image, width, horizontal);
+        return image.Height == height ? image : AlongColumns(image, height, vertical);
+    }
+
+    /// <summary>For each output pixel: its first input pixel, how many it takes, and their fixed-point weights.</summary>
+    private sealed record Filter(int[] First, int[] Count, int[] Weights, int Stride);
+
+    private static Filter Coefficients(int input, int output, Interpolation interpolation)
+    {
+        var scale = (double)input / output;
+        var filterScale = Math.Max(scale, 1);
+        var support = (interpolation == Interpolation.Bilinear ? 1.0 : 2.0) * filterScale;
+        var stride = (int)Math.Ceiling(support) * 2 + 1;
+        var filter = new Filter(new int[output], new int[output], new int[output * stride], stride);
+        var weights = new double[stride];
+        for (var i = 0; i < output; i++)
+        {
+            var center = (i + 0.5) * scale;
+            var first = Math.Max((int)(center - support + 0.5), 0);
+            var count = Math.Min((int)(center + support + 0.5), input) - first;
+            var sum = 0.0;
+            for (var k = 0; k < count; k++)
+                sum += weights[k] = Kernel((k + first - center + 0.5) * (1.0 / filterScale), interpolation);
+            for (var k = 0; k < count; k++)
+            {
+                var weight = (sum != 0 ? weights[k] / sum : weights[k]) * (1 << PrecisionBits);
+                filter.Weights[i * stride + k] = (int)(weight < 0 ? weight - 0.5 : weight + 0.5);
+            }
+            (filter.First[i], filter.Count[i]) = (first, count);
+        }
+        return filter;
+    }
+
+    private static double Kernel(double x, Interpolation interpolation)
+    {
+        x = Math.Abs(x);
+        if (interpolation == Interpolation.Bilinear)
+            return x < 1 ? 1 - x : 0;
+        const double a = -0.5; // Keys' cubic with Pillow's parameter
+        if (x < 1)
+            return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+        return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
+    }
+
+    private static RgbImage AlongRows(RgbImage image, int width, Filter filter)
+    {
+        var output = new RgbImage(width, image.Height);
+        var half = Vector128.Create(1 << (PrecisionBits - 1));
+        fixed (byte* pixels = image.Pixels, target = output.Pixels)
+        fixed (int* firsts = filter.First, counts = filter.Count, weights = filter.Weights)
+        {
+            var last = pixels + image.Pixels.Length - 4; // a pixel is loaded as four bytes, which the very last one does not have
+            var to = target;
+            for (var y = 0; y < image.Height; y++)
+            {
+                var row = pixels + (long)y * image.Width * 3;
+                for (var x = 0; x < width; x++, to += 3)
+                {
+                    var from = row + 3 * firsts[x];
+                    var weight = weights + (long)x * filter.Stride;
+                    var sum = half;
+                    for (var end = weight + counts[x]; weight < end; weight++, from += 3)
+                    {
+                        var four = from <= last ? *(uint*)from : from[0] | (uint)from[1] << 8 | (uint)from[2] << 16;
+                        sum += Widen(four) * Vector128.Create(*weight);
+                    }
+                    sum >>= PrecisionBits;
+                    (to[0], to[1], to[2]) = (Clip(sum[0]), Clip(sum[1]), Clip(sum[2]));
+                }
+            }
+        }
+        return output;
+    }
+
+    private static RgbImage AlongColumns(RgbImage image, int height, Filter filter)
+    {
+        var output = new RgbImage(image.Width, height);
+        var stride = image.Width * 3;
+        var half = Vector128.Create(1 << (PrecisionBits - 1));
+        fixed (byte* pixels = image.Pixels, target = output.Pixels)
+        fixed (int* weights = filter.Weights)
+            for (var y = 0; y < height; y++)
+            {
+                var rows = pixels + (long)filter.First[y] * stride;
+                var to = target + (long)y * stride;
+                var weight = weights + (long)y * filter.Stride;
+                var count = filter.Count[y];
+                var x = 0;
+                for (; x <= stride - 16; x += 16)
+                {
+                    Vector128<int> a = half, b = half, c = half, d = half;
+                    var from = rows + x;
+                    for (var k = 0; k < count; k++, from += stride)
+                    {
+                        var (low, high) = Vector128.Widen(Vector128.Load(from));
+                        var (w0, w1) = Vector128.Widen(low);
+                        var (w2, w3) = Vector128.Widen(high);
+                        var w = Vector128.Create(weight[k]);
+                        a += w0.AsInt32() * w;
+                        b += w1.AsInt32() * w;
+                        c += w2.AsInt32() * w;
+                        d += w3.AsInt32() * w;
+                    }
+                    var ab = Vector128.Narrow(Clip(a >> PrecisionBits), Clip(b >> PrecisionBits));
+                    var cd = Vector128.Narrow(Clip(c >> PrecisionBits), Clip(d >> PrecisionBits));
+                    Vector128.Narrow(ab.AsUInt16(), cd.AsUInt16()).Store(to + x);
+                }
+                for (; x < stride; x++)
+                {
+                    var sum = 1 << (PrecisionBits - 1);
+                    for (var k = 0; k < count; k++)
+                        sum += rows[x + k * (long)stride] * weight[k];
+                    to[x] = Clip(sum >> PrecisionBits);
+                }
+            }
+        return output;
+    }
+
+    private static Vector128<int> Widen(uint four) =>
+        Vector128.WidenLower(Vector128.WidenLower(Vector128.CreateScalarUnsafe(four).AsByte())).AsInt32();
+
+    private static Vector128<int> Clip(Vector128<int> value) =>
+        Vector128.Min(Vector128.Max(value, Vector128<int>.Zero), Vector128.Create(255));
+
+    private static byte Clip(int value) => (byte)Math.Clamp(value, 0, 255);
+
+    /// <summary>Pillow's nearest neighbour is its affine transform, which adds the step up instead of multiplying (<c>Geometry.c</c>).</summary>
+    private static RgbImage Nearest(RgbImage image, int width, int height)
+    {
+        var output = new RgbImage(width, height);
+        int[] columns = Positions(image.Width, width), rows = Positions(image.Height, height);
+        var to = 0;
+        for (var y = 0; y < height; y++)
+            for (var x = 0; x < width; x++, to += 3)
+                image.Pixels.AsSpan(3 * (rows[y] * image.Width + columns[x]), 3).CopyTo(output.Pixels.AsSpan(to));
+        return output;
+    }
+
+    private static int[] Positions(int input, int output)
+    {
+        var positions = new int[output];
+        var step = (double)input / output;
+        var at = step * 0.5;
+        for (var i = 0; i < output; i++, at += step)
+            positions[i] = Math.Min((int)at, input - 1);
+        return positions;
+    }
+}
