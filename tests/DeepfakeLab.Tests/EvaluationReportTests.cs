@@ -9,7 +9,7 @@ public class EvaluationReportTests
         var predictions = Some(300, seed: 1);
         var (a, b, c) = (EvaluationReport.From(predictions, seed: 3), EvaluationReport.From(predictions, seed: 3), EvaluationReport.From(predictions, seed: 4));
         Assert.Equal(a.Figures, b.Figures);
-        Assert.NotEqual(a.Accuracy, c.Accuracy);
+        Assert.NotEqual(a.Brier, c.Brier);
         Assert.All(a.Figures.Where(f => f.Name != "calibrationError"), f => // ECE is biased upwards by resampling
             Assert.True(f.Estimate.Low < f.Estimate.Value && f.Estimate.Value < f.Estimate.High, $"{f.Name} {f.Estimate}"));
     }

@@ -7,12 +7,12 @@ namespace DeepfakeLab;
 internal sealed class GroupBootstrap
 {
     private readonly int[][][] strata; // stratum, group, images
-    private readonly Random random;
+    private SeededRandom random;
 
     /// <param name="groups">Images with the same number stand and fall together; a negative number is a group of its own.</param>
     public GroupBootstrap(IReadOnlyList<bool> isFake, IReadOnlyList<int> groups, long seed)
     {
-        random = new Random(unchecked((int)(seed ^ (seed >> 32))));
+        random = new SeededRandom((ulong)seed);
         // Groups of fakes, groups of reals and mixed ones are drawn apart, so that the classes keep their shares.
         strata = [.. Enumerable.Range(0, isFake.Count)
             .GroupBy(i => groups[i] < 0 ? (1, i) : (0, groups[i]))
