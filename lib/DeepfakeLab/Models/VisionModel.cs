@@ -1,0 +1,198 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>A model name, a stage name or a head that does not exist or does not fit.</summary>
+public sealed class ModelException(string problem, string? subject, string remedy, Exception? inner = null)
+    : LabException(problem, subject, remedy, inner);
+
+/// <summary>Where a model's weights came from.</summary>
+/// <param name="Description">In words: "IMAGENET1K_V2 of mobilenet_v2, from the cache".</param>
+/// <param name="Path">The file; null for random or embedded weights.</param>
+/// <param name="Sha256">Lower-case hash of the file's or resource's bytes; null for random weights.</param>
+public sealed record WeightsOrigin(string Description, string? Path = null, string? Sha256 = null);
+
+/// <summary>
+/// A convolutional image classifier: [N, 3, H, W] normalised float32 images in, [N, classes] logits out. Layers and state-dict keys
+/// are torchvision's.
+/// </summary>
+/// <remarks>
+/// The network is a chain of named stages, the last of which is the head; <see cref="ForwardUntil"/> and <see cref="ForwardFrom"/> cut
+/// it at any of them. Average pooling belongs to the last stage before the head, so the head's input is <see cref="Features"/>.
+/// </remarks>
+public abstract class VisionModel : nn.Module<Tensor, Tensor>
+{
+    private sealed record Stage(string Name, IReadOnlyList<nn.Module<Tensor, Tensor>> Layers);
+
+    private readonly List<Stage> stages = []; // the body's; a list, so that TorchSharp does not register its modules by itself
+    private readonly List<nn.Module<Tensor, Tensor>> head = []; // one; a list for the same reason
+    private string headName = "";
+    private int flattenAt;
+
+    private protected VisionModel(string name, string family, int inputSize) : base(name)
+    {
+        Name = name;
+        Family = family;
+        InputSize = inputSize;
+    }
+
+    /// <summary>torchvision's name of the variant, such as <c>mobilenet_v2</c>.</summary>
+    public string Name { get; }
+
+    /// <summary>The family, such as <c>MobileNetV2</c>.</summary>
+    public string Family { get; }
+
+    /// <summary>Pixels a side of the images that torchvision evaluates it with.</summary>
+    public int InputSize { get; }
+
+    /// <summary>How many logits an image gets.</summary>
+    public int Classes { get; private set; }
+
+    /// <summary>F, the length of an image's feature vector.</summary>
+    public long FeatureCount { get; private set; }
+
+    /// <summary>Where the weights came from; kept when the head is replaced.</summary>
+    public WeightsOrigin WeightsOrigin { get; internal set; } = new("random initialisation");
+
+    /// <summary>The names that <see cref="ForwardUntil"/> and <see cref="ForwardFrom"/> take, from the image to the head.</summary>
+    public IReadOnlyList<string> Stages => [.. stages.Select(s => s.Name), headName];
+
+    /// <summary>The layers that turn <see cref="Features"/> into logits.</summary>
+    public nn.Module<Tensor, Tensor> Head => head[0];
+
+    /// <summary>The layers of one stage, as they are applied.</summary>
+    public IReadOnlyList<nn.Module<Tensor, Tensor>> StageLayers(string stage) => IndexOf(stage) is var i && i < stages.Count ? stages[i].Layers : head;
+
+    /// <summary>Names (state-dict keys) and parameters of <paramref name="stage"/> and all stages behind it: what fine-tuning from there trains.</summary>
+    public IEnumerable<(string Name, Parameter Parameter)> ParametersFrom(string stage)
+    {
+        var chosen = new HashSet<IntPtr>(Stages.Skip(IndexOf(stage)).SelectMany(StageLayers).SelectMany(m => m.parameters()).Select(p => p.Handle));
+        return named_parameters().Where(p => chosen.Contains(p.parameter.Handle));
+    }
+
+    /// <summary>How many numbers the model learns.</summary>
+    public long ParameterCount => parameters().Sum(p => p.numel());
+
+    public override Tensor forward(Tensor x) => Run(x, 0, stages.Count + 1);
+
+    /// <summary>The feature vectors [N, F] that enter the head.</summary>
+    public Tensor Features(Tensor x) => Run(x, 0, stages.Count);
+
+    /// <summary>The activations that enter <paramref name="stage"/>: for the first the images themselves, for the head the features [N, F].</summary>
+    /// <exception cref="ModelException">There is no such stage.</exception>
+    public Tensor ForwardUntil(Tensor x, string stage) => Run(x, 0, IndexOf(stage));
+
+    /// <summary>Finishes what <see cref="ForwardUntil"/> began: logits [N, classes] from the activations that enter <paramref name="stage"/>.</summary>
+    /// <exception cref="ModelException">There is no such stage.</exception>
+    public Tensor ForwardFrom(Tensor h, string stage) => Run(h, IndexOf(stage), stages.Count + 1);
+
+    /// <summary>Puts a new, randomly initialised head on the model and returns the model.</summary>
+    /// <param name="classes">How many classes it tells apart.</param>
+    /// <param name="recipe">Its layers; null for the family's own: one linear layer, behind dropout where torchvision has one.</param>
+    public VisionModel WithHead(int classes, HeadRecipe? recipe = null)
+    {
+        if (classes is < 1 or > 1_000_000)
+            throw new ModelException("A head needs between 1 and 1,000,000 classes", classes.ToString(System.Globalization.CultureInfo.InvariantCulture), "Pass the number of classes");
+        recipe ??= DefaultHead;
+        flattenAt = recipe.FlattenAt;
+        FeatureCount = flattenAt == 0 ? PooledFeatures : FlattenedFeatures(flattenAt);
+        var first = head[0].parameters().First();
+        var layers = recipe.Build(FeatureCount, classes);
+        if (recipe == DefaultHead)
+            Initialisation.Apply(layers, InitialiseLinear);
+        layers.to(first.dtype).to(first.device);
+        layers.train(training);
+        register_module(headName, null!); // TorchSharp's way to take a submodule out
+        head[0].Dispose();
+        head[0] = layers;
+        register_module(headName, layers);
+        Classes = classes;
+        return this;
+    }
+
+    /// <summary>Draws all weights anew, as torchvision's constructor of this model does; <see cref="LabRuntime.Seed"/> makes it repeatable.</summary>
+    public VisionModel Initialise()
+    {
+        Initialisation.Apply(this, InitialiseLinear);
+        WeightsOrigin = new WeightsOrigin("random initialisation");
+        return this;
+    }
+
+    /// <summary>The head that <see cref="WithHead"/> builds when it is not told.</summary>
+    internal abstract HeadRecipe DefaultHead { get; }
+
+    /// <summary>Draws the weight of a linear layer as torchvision's constructor does; biases become zero.</summary>
+    internal abstract void InitialiseLinear(Linear layer);
+
+    private protected virtual long PooledFeatures => pooledFeatures;
+
+    private long pooledFeatures;
+
+    /// <summary>Feature maps [N, C, h, w] to feature vectors: average over the image, unless the family keeps more.</summary>
+    private protected virtual Tensor Pool(Tensor maps) => maps.mean([2, 3]);
+
+    /// <summary>Registers a container under its name and makes each of its layers a stage "name.i".</summary>
+    private protected void AddStages(string name, Sequential container)
+    {
+        register_module(name, container);
+        stages.AddRange(container.named_children().Select(c => new Stage($"{name}.{c.name}", [(nn.Module<Tensor, Tensor>)c.module])));
+    }
+
+    /// <summary>Registers layers under their own names and makes them one stage.</summary>
+    private protected void AddStage(string name, params (string Name, nn.Module<Tensor, Tensor> Layer)[] layers)
+    {
+        foreach (var (layerName, layer) in layers)
+            register_module(layerName, layer);
+        stages.Add(new Stage(name, [.. layers.Select(l => l.Layer)]));
+    }
+
+    private protected void AddHead(string name, nn.Module<Tensor, Tensor> layers, int classes, long features)
+    {
+        register_module(name, layers);
+        head.Add(layers);
+        (headName, Classes, FeatureCount, pooledFeatures) = (name, classes, features, features);
+    }
+
+    private Tensor Run(Tensor x, int from, int until)
+    {
+        using var scope = NewDisposeScope();
+        var h = x.alias();
+        for (var i = from; i < until; i++)
+        {
+            foreach (var layer in i < stages.Count ? stages[i].Layers : head)
+                h = Next(h, layer.call(h));
+            if (i == stages.Count - 1)
+                h = Next(h, flattenAt == 0 ? Pool(h) : h.flatten(1));
+        }
+        return h.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Lets go of the old activations as soon as the new ones are there, rather than at the end of the scope.</summary>
+    private static Tensor Next(Tensor old, Tensor next)
+    {
+        if (!ReferenceEquals(old, next))
+            old.Dispose();
+        return next;
+    }
+
+    private int IndexOf(string stage)
+    {
+        var i = stages.FindIndex(s => s.Name == stage);
+        if (i < 0 && stage != headName)
+            throw new ModelException($"{Name} has no such stage", stage, $"Use one of {string.Join(", ", Stages)}");
+        return i < 0 ? stages.Count : i;
+    }
+
+    private long FlattenedFeatures(int size)
+    {
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
+        var (was, like) = (training, parameters().First());
+        eval();
+        var count = Features(zeros(1, 3, size, size, like.dtype, like.device)).shape[1];
+        train(was);
+        return count;
+    }
+}

@@ -1,0 +1,123 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab.Tests;
+
+public class ModelTests
+{
+    [Fact]
+    public void The_real_MobileNetV2_weights_load_strictly_and_say_where_they_came_from()
+    {
+        var file = TestSupport.Shared("weights", "mobilenet_v2-imagenet1k-int8-dequantized.pth");
+        using var model = Models.MobileNetV2(Weights.File(file));
+        Assert.StartsWith("aa380acd", model.WeightsOrigin.Sha256);
+        Assert.Equal(3504872, model.ParameterCount);
+    }
+
+    [Theory, InlineData("mobilenet_v2")]
+    public void Logits_and_features_equal_torchvisions(string name)
+    {
+        using var folder = TestSupport.Folder();
+        TestSupport.Python(["torch", "torchvision"], "models.py", folder.Path, "64", name);
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        using var model = Models.Create(name, Weights.File(folder[$"{name}.pth"]));
+        model.eval();
+        using var result = Checkpoint.Read(folder[$"{name}-result.pth"]);
+        Close(result["logits"], model.call(result["x"]), 1e-5);
+        Close(result["features"], model.Features(result["x"]), 1e-5);
+        foreach (var stage in model.Stages)
+            Close(result["logits"], model.ForwardFrom(model.ForwardUntil(result["x"], stage), stage), 1e-5);
+    }
+
+    [Theory, InlineData("mobilenet_v2")]
+    public void One_seed_gives_torchvisions_initial_weights(string name)
+    {
+        using var folder = TestSupport.Folder();
+        TestSupport.Python(["torch", "torchvision"], "models.py", folder.Path, "64", name);
+        using var sums = Checkpoint.Read(folder[$"{name}-fresh.pth"]);
+        using var theirs = Checkpoint.Read(folder[$"{name}.pth"]);
+        LabRuntime.Seed(7);
+        using var model = Models.Create(name);
+        using var ours = StateDict.Of(model);
+        Assert.Equal(theirs.Keys, ours.Keys);
+        using var scope = NewDisposeScope();
+        Assert.Equal(sums["sums"].data<double>(), ours.Values.Select(t => t.to(float64).sum().item<double>()), (a, b) => Math.Abs(a - b) < 1e-9 * Math.Max(1, Math.Abs(a)));
+    }
+
+    [Fact]
+    public void A_new_head_keeps_torchvisions_keys_and_the_body_and_returns_the_model()
+    {
+        using var model = Models.MobileNetV2();
+        Assert.Same(model, model.WithHead(2));
+        Assert.Equal(2, model.Classes);
+        using var state = StateDict.Of(model);
+        Assert.Equal([2L, 1280], state["classifier.1.weight"].shape);
+        Assert.Equal("classifier.1.bias", state.Keys.Last());
+        using var x = zeros(2, 3, 64, 64);
+        using var logits = model.call(x);
+        Assert.Equal([2L, 2], logits.shape);
+    }
+
+    [Theory, InlineData(128)]
+    public void The_heads_of_the_original_study_fit_their_backbones(int size)
+    {
+        using var scope = NewDisposeScope();
+        using var x = zeros(2, 3, size, size);
+        foreach (var head in (HeadRecipe[])[HeadRecipe.StudyMobileNet, HeadRecipe.StudyEfficientNet, HeadRecipe.StudyMnasNet, HeadRecipe.StudyResNet])
+        {
+            using var model = Models.MobileNetV2().WithHead(2, head);
+            Assert.Equal([2L, 2], model.call(x).shape);
+            Assert.Equal(head.FlattenAt == 0 ? 1280 : 20480, model.FeatureCount);
+        }
+    }
+
+    [Fact]
+    public void A_cut_splits_parameters_and_a_wrong_stage_is_named()
+    {
+        using var model = Models.MobileNetV2();
+        Assert.Equal(20, model.Stages.Count);
+        Assert.Equal(158, model.ParametersFrom("features.0").Count());
+        Assert.Equal(["classifier.1.weight", "classifier.1.bias"], model.ParametersFrom("classifier").Select(p => p.Name));
+        Assert.Equal("features.19", Assert.Throws<ModelException>(() => model.ParametersFrom("features.19").Any()).Subject);
+    }
+
+    [Fact]
+    public void All_misfits_of_a_state_dict_are_reported_together_and_nothing_is_changed()
+    {
+        using var folder = TestSupport.Folder();
+        using var model = Models.MobileNetV2();
+        using var scope = NewDisposeScope();
+        using (var state = StateDict.Of(model))
+            SafeTensors.Write(folder["w.safetensors"], state.Where(t => t.Key != "classifier.1.bias")
+                .Select(t => (t.Key, t.Key == "classifier.1.weight" ? zeros(10, 1280) : ones_like(t.Value))).Append(("extra", zeros(1))));
+        var before = model.get_parameter("features.0.0.weight")!.clone();
+        using var read = Checkpoint.Read(folder["w.safetensors"]);
+        var error = Assert.Throws<CheckpointException>(() => read.LoadInto(model));
+        Assert.Contains("missing: classifier.1.bias", error.Message);
+        Assert.Contains("unexpected: extra", error.Message);
+        Assert.Contains("classifier.1.weight (Float32 [10, 1280] for Float32 [1000, 1280])", error.Message);
+        Assert.True(before.Equals(model.get_parameter("features.0.0.weight")!));
+    }
+
+    [Fact]
+    public void Inference_keeps_no_tensor_but_its_result()
+    {
+        using var model = Models.MobileNetV2();
+        model.eval();
+        using var inference = inference_mode();
+        using var x = zeros(1, 3, 64, 64);
+        model.call(x).Dispose();
+        var before = Tensor.TotalCount;
+        model.call(x).Dispose();
+        Assert.Equal(before, Tensor.TotalCount);
+    }
+
+    internal static void Close(Tensor expected, Tensor actual, double relative)
+    {
+        using var scope = NewDisposeScope();
+        Assert.Equal(expected.shape, actual.shape);
+        var off = (expected - actual).abs().max().item<float>() / expected.abs().max().item<float>();
+        Assert.True(off <= relative, $"differs by {off:e2} of the largest value");
+    }
+}
