@@ -14,6 +14,27 @@ public class ModelTests
         Assert.Equal(3504872, model.ParameterCount);
     }
 
+    [Fact]
+    public void Real_photographs_are_classified_as_torchvision_does()
+    {
+        var file = TestSupport.Shared("weights", "mobilenet_v2-imagenet1k-int8-dequantized.pth");
+        var expected = TestSupport.Python(["torch", "torchvision", "sklearn"], "classify.py", file)
+            .Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(l => l.Split('\t')).GroupBy(l => l[0]).ToList();
+        using var model = Models.MobileNetV2(Weights.File(file));
+        model.eval();
+        using var inference = inference_mode();
+        Assert.Equal(2, expected.Count);
+        foreach (var photo in expected)
+        {
+            using var scope = NewDisposeScope();
+            var preprocessing = Preprocessing.ImageNet; // of IMAGENET1K_V1
+            var image = Preprocessing.ToTensor(preprocessing.Apply(ImageReader.Read(photo.Key)));
+            var top = ImageNetClasses.Top(model.call(preprocessing.Normalize(image).unsqueeze(0)));
+            Assert.Equal(photo.Select(l => l[1]), top.Select(t => t.Name));
+            Assert.All(photo.Zip(top), p => Assert.Equal(double.Parse(p.First[2], System.Globalization.CultureInfo.InvariantCulture), p.Second.Probability, 1e-5));
+        }
+    }
+
     [Theory, InlineData("mobilenet_v2")]
     public void Logits_and_features_equal_torchvisions(string name)
     {

@@ -19,7 +19,7 @@ public sealed class MobileNetV2 : VisionModel
         (6, 320, 1, 1),
     ];
 
-    internal MobileNetV2(int classes) : base("mobilenet_v2", "MobileNetV2", inputSize: 224)
+    internal MobileNetV2(int classes) : base("mobilenet_v2", "MobileNetV2")
     {
         var features = nn.Sequential(Layers.ConvNormActivation(3, 32, stride: 2, activation: Layers.ReLU6));
         var channels = 32;

@@ -31,11 +31,12 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     private string headName = "";
     private int flattenAt;
 
-    private protected VisionModel(string name, string family, int inputSize) : base(name)
+    private protected VisionModel(string name, string family) : base(name)
     {
         Name = name;
         Family = family;
-        InputSize = inputSize;
+        var official = PretrainedWeights.Of(name)[^1];
+        (InputSize, Preprocessing) = (official.Crop, official.Preprocessing);
     }
 
     /// <summary>torchvision's name of the variant, such as <c>mobilenet_v2</c>.</summary>
@@ -55,6 +56,9 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
 
     /// <summary>Where the weights came from; kept when the head is replaced.</summary>
     public WeightsOrigin WeightsOrigin { get; internal set; } = new("random initialisation");
+
+    /// <summary>What images go through before this model, in torchvision's evaluation of its weights.</summary>
+    public Preprocessing Preprocessing { get; internal set; }
 
     /// <summary>The names that <see cref="ForwardUntil"/> and <see cref="ForwardFrom"/> take, from the image to the head.</summary>
     public IReadOnlyList<string> Stages => [.. stages.Select(s => s.Name), headName];
