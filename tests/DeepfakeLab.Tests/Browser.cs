@@ -1,0 +1,134 @@
+using System.Diagnostics;
+using System.Net.WebSockets;
+using System.Text;
+using System.Text.Json.Nodes;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>A headless Chromium with the network off, driven over its DevTools protocol: one page, its console and its requests.</summary>
+/// <remarks>Fifty lines of protocol spare the tests Node and a browser download of its own.</remarks>
+internal sealed class Browser : IDisposable
+{
+    private readonly Process process;
+    private readonly TemporaryFolder profile = TestSupport.Folder();
+    private readonly ClientWebSocket socket = new();
+    private readonly List<JsonNode> events = [];
+    private int calls;
+
+    /// <summary>Starts Chromium; where there is none the test is skipped.</summary>
+    public Browser()
+    {
+        string[] names = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+        var file = Environment.GetEnvironmentVariable("CHROME_PATH") ?? names.FirstOrDefault(File.Exists);
+        if (file is null)
+            TestSupport.Skip("needs Chromium (apt install chromium) or CHROME_PATH");
+        process = Process.Start(new ProcessStartInfo(file!,
+            ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND",
+             $"--user-data-dir={profile.Path}", "about:blank"]) { RedirectStandardError = true, RedirectStandardOutput = true })!; // else it would inherit, and outlive, the tests' own
+        try
+        {
+            Connect();
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
+    }
+
+    private void Connect()
+    {
+        var listening = new TaskCompletionSource<string>();
+        process.ErrorDataReceived += (_, line) =>
+        {
+            if (line.Data?.Split("DevTools listening on ") is [_, var address])
+                listening.TrySetResult(address);
+        };
+        process.BeginErrorReadLine();
+        Assert.True(listening.Task.Wait(TimeSpan.FromMinutes(1)), "Chromium does not listen");
+        var address = new Uri(listening.Task.Result);
+        using var http = new HttpClient();
+        var pages = JsonNode.Parse(http.GetStringAsync($"http://{address.Authority}/json/list").Result)!.AsArray();
+        socket.ConnectAsync(new Uri(pages.First(p => (string?)p!["type"] == "page")!["webSocketDebuggerUrl"]!.ToString()), default).Wait();
+        foreach (var domain in (string[])["Page", "Runtime", "Log", "Network"])
+            Call($"{domain}.enable");
+        Call("Network.emulateNetworkConditions", new() { ["offline"] = true, ["latency"] = 0, ["downloadThroughput"] = 0, ["uploadThroughput"] = 0 });
+    }
+
+    /// <summary>What the page wrote to its console as an error or warning, exceptions, and everything it asked for outside itself.</summary>
+    public IReadOnlyList<string> Complaints =>
+    [
+        .. events.Where(e => (string?)e["method"] == "Log.entryAdded" && (string?)e["params"]!["entry"]!["level"] is "error" or "warning").Select(e => e["params"]!["entry"]!["text"]!.ToString()),
+        .. events.Where(e => (string?)e["method"] == "Runtime.consoleAPICalled" && (string?)e["params"]!["type"] is "error" or "warning").Select(e => e["params"]!["args"]!.ToJsonString()),
+        .. events.Where(e => (string?)e["method"] == "Runtime.exceptionThrown").Select(e => e["params"]!["exceptionDetails"]!.ToJsonString()),
+        .. events.Where(e => (string?)e["method"] == "Network.requestWillBeSent").Select(e => e["params"]!["request"]!["url"]!.ToString())
+            .Where(url => !url.StartsWith("data:", StringComparison.Ordinal) && !url.StartsWith("file:", StringComparison.Ordinal)).Select(url => "asked for " + url),
+    ];
+
+    /// <summary>Opens a file, as a reader with this window and colour scheme sees it, and waits until it has loaded.</summary>
+    public void Open(string path, bool dark = false, int width = 1100)
+    {
+        Call("Emulation.setEmulatedMedia", new() { ["features"] = new JsonArray(new JsonObject { ["name"] = "prefers-color-scheme", ["value"] = dark ? "dark" : "light" }) });
+        Call("Emulation.setDeviceMetricsOverride", new() { ["width"] = width, ["height"] = 800, ["deviceScaleFactor"] = 1, ["mobile"] = false });
+        events.RemoveAll(e => (string?)e["method"] == "Page.loadEventFired");
+        Call("Page.navigate", new() { ["url"] = new Uri(path).AbsoluteUri });
+        while (!events.Any(e => (string?)e["method"] == "Page.loadEventFired"))
+            events.Add(Receive());
+    }
+
+    /// <summary>The value of a JavaScript expression in the page; a promise is waited for.</summary>
+    public JsonNode? Evaluate(string expression)
+    {
+        var answer = Call("Runtime.evaluate", new() { ["expression"] = expression, ["returnByValue"] = true, ["awaitPromise"] = true });
+        Assert.True(answer["exceptionDetails"] is null, answer.ToJsonString());
+        return answer["result"]!["value"];
+    }
+
+    /// <summary>The whole page as a PNG file.</summary>
+    public byte[] Screenshot() => Convert.FromBase64String(Call("Page.captureScreenshot", new() { ["captureBeyondViewport"] = true })["data"]!.ToString());
+
+    public void Dispose()
+    {
+        socket.Dispose();
+        process.Kill(entireProcessTree: true);
+        process.WaitForExit();
+        process.Dispose();
+        try
+        {
+            profile.Dispose();
+        }
+        catch (IOException)
+        {
+            // a child of Chromium that is just ending may still write there; the folder is temporary
+        }
+    }
+
+    private JsonNode Call(string method, JsonObject? parameters = null)
+    {
+        var id = ++calls;
+        var text = new JsonObject { ["id"] = id, ["method"] = method, ["params"] = parameters ?? [] }.ToJsonString();
+        socket.SendAsync(Encoding.UTF8.GetBytes(text), WebSocketMessageType.Text, true, default).Wait();
+        while (true)
+        {
+            var message = Receive();
+            if ((int?)message["id"] == id)
+                return message["result"] ?? throw new InvalidOperationException($"{method}: {message.ToJsonString()}");
+            events.Add(message);
+        }
+    }
+
+    private JsonNode Receive()
+    {
+        using var timeout = new CancellationTokenSource(TimeSpan.FromMinutes(1));
+        using var message = new MemoryStream();
+        var buffer = new byte[1 << 16];
+        WebSocketReceiveResult part;
+        do
+        {
+            part = socket.ReceiveAsync(buffer, timeout.Token).Result;
+            message.Write(buffer, 0, part.Count);
+        }
+        while (!part.EndOfMessage);
+        return JsonNode.Parse(message.ToArray())!;
+    }
+}
