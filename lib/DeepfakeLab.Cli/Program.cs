@@ -1,4 +1,5 @@
 using System.CommandLine;
+using DeepfakeLab.Notebooks;
 
 namespace DeepfakeLab.Cli;
 
@@ -10,6 +11,7 @@ public static class Program
         var root = new RootCommand("Transfer learning on real and manipulated faces.")
         {
             // one line a command, each in a file of its own
+            NotebookCommand.Create(),
         };
         var parsed = root.Parse(args);
         if (parsed.Errors.Count > 0)
@@ -23,7 +25,7 @@ public static class Program
         {
             return await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
         }
-        catch (LabException e)
+        catch (Exception e) when (e is LabException or NotebookException)
         {
             await Console.Error.WriteLineAsync(e.Message);
             return 1;

@@ -1,0 +1,146 @@
+using DeepfakeLab.Notebooks;
+
+namespace DeepfakeLab.Tests;
+
+public class SessionTests
+{
+    [Fact]
+    public async Task Variables_types_and_usings_last_across_cells_and_can_be_declared_anew()
+    {
+        using var run = new CellRun();
+        await run.Eval("using System.Globalization; var x = 2; record P(int A); int Twice(int n) => n * 2;");
+        Assert.Equal("5.00", await run.Eval("new P(Twice(x) + 1).A.ToString(\"0.00\", CultureInfo.InvariantCulture)"));
+        await run.Eval("var x = \"new\"; record P(string B);");
+        Assert.Equal("new!", await run.Eval("new P(x + \"!\").B"));
+    }
+
+    [Fact]
+    public async Task A_last_expression_is_shown_and_a_statement_is_not()
+    {
+        using var run = new CellRun();
+        Assert.Equal("42", await run.Eval("var a = 41;\na + 1"));
+        Assert.Null(await run.Eval("a++;"));
+        Assert.Equal("null", await run.Eval("(string)null"));
+        Assert.Equal("7", await run.Eval("await Task.FromResult(7)"));
+        Assert.Equal("3", await run.Eval("await Task.Delay(5);\nvar late = 3;\nlate"));
+    }
+
+    [Fact]
+    public async Task A_compile_error_names_line_and_column_and_changes_nothing()
+    {
+        using var run = new CellRun();
+        await run.Eval("var kept = 1;");
+        Assert.False((await run.Run("for (;;) { int y = 5; kept = 2;\n  Nowhere.Call(); break; }")).Succeeded);
+        Assert.Equal("CompilationError", run.Error.Name);
+        Assert.StartsWith("cell 2, line 2, column 3: error CS0103", run.Error.Message);
+        Assert.False((await run.Run("foreach (var i in new[] { 1 }) { undefined1(i); }")).Succeeded);
+        Assert.StartsWith("cell 3, line 1, column 34: error CS0103", run.Error.Message);
+        Assert.Equal("1", await run.Eval("kept"));
+    }
+
+    [Fact]
+    public async Task A_runtime_error_names_its_line_and_keeps_what_came_before_it()
+    {
+        using var run = new CellRun();
+        Assert.False((await run.Run("using System.IO;\nvar before = 8;\nint Fail(int n)\n{\n  return 1 / (n - n);\n}\nFail(before);")).Succeeded);
+        Assert.Equal("DivideByZeroException", run.Error.Name);
+        Assert.Contains("  in cell 1, line 5: return 1 / (n - n);", run.Error.Traceback);
+        Assert.Contains("  in cell 1, line 7: Fail(before);", run.Error.Traceback);
+        Assert.Equal("8 a", await run.Eval("before + \" \" + Path.GetFileName(\"x/a\")"));
+    }
+
+    [Fact]
+    public async Task An_error_after_an_await_has_its_line_too()
+    {
+        using var run = new CellRun();
+        await run.Run("await Task.Yield();\nthrow new InvalidOperationException(\"no\");");
+        Assert.Equal("no", run.Error.Message);
+        Assert.Contains(run.Error.Traceback, l => l.StartsWith("  in cell 1, line 2", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task Both_streams_arrive_as_they_are_written_also_from_other_threads()
+    {
+        using var run = new CellRun();
+        await run.Eval("Console.Write(\"a\"); Console.Error.WriteLine(\"e\"); await Task.Run(() => Console.Write(1.5));");
+        Assert.Equal([new StreamOutput("stdout", "a"), new StreamOutput("stderr", "e\n"), new StreamOutput("stdout", "1.5")], run.Outputs);
+    }
+
+    [Fact]
+    public async Task Two_sessions_at_once_keep_their_outputs_apart()
+    {
+        using var one = new CellRun();
+        using var two = new CellRun();
+        await Task.WhenAll(
+            one.Eval("for (int i = 0; i < 50; i++) { Console.Write('1'); await Task.Delay(1); }"),
+            two.Eval("for (int i = 0; i < 50; i++) { Console.Write('2'); await Task.Delay(1); }"));
+        Assert.Equal((new string('1', 50), new string('2', 50)), (one.Stdout, two.Stdout));
+    }
+
+    [Fact]
+    public async Task A_display_can_be_updated()
+    {
+        using var run = new CellRun();
+        await run.Eval("var shown = display(1); shown.Update(2); \"x\".Display(); KernelInvocationContext.Current.Display(HTML(\"<b>\")).Update(HTML(\"<i>\"));");
+        var displays = run.Outputs.OfType<DisplayOutput>().ToList();
+        var updates = run.Outputs.OfType<DisplayUpdate>().ToList();
+        Assert.Equal(["1", "x", "<b>"], displays.Select(d => d.Data[MimeBundle.Plain]));
+        Assert.Equal((displays[0].DisplayId, "2"), (updates[0].DisplayId, updates[0].Data[MimeBundle.Plain]));
+        Assert.Equal((displays[2].DisplayId, "<i>"), (updates[1].DisplayId, updates[1].Data[MimeBundle.Html]));
+    }
+
+    [Fact]
+    public async Task Language_lines_time_and_unknown_directives()
+    {
+        using var run = new CellRun();
+        Assert.Equal("4", await run.Eval("#!time\nvar n = 3;\n#!markdown\n# Title\n*text*\n#!html\n<b>x</b>\n#!csharp\nn + 1"));
+        var shown = run.Outputs.OfType<DisplayOutput>().ToList();
+        Assert.Equal("# Title\n*text*", shown[0].Data[MimeBundle.Markdown]);
+        Assert.Equal("<b>x</b>", shown[1].Data[MimeBundle.Html]);
+        Assert.StartsWith("Wall time:", shown[2].Data[MimeBundle.Plain]);
+        Assert.Equal("#!time\n", await run.Eval("\"\"\"\n#!time\n\n\"\"\""));
+        await run.Run("var a = 1;\n#!fsharp");
+        Assert.StartsWith("cell 3, line 2: this kernel knows no '#!fsharp'", run.Error.Message);
+    }
+
+    [Fact]
+    public async Task An_import_runs_in_its_place_and_its_error_fails_the_cell()
+    {
+        using var folder = TestSupport.Folder();
+        Directory.CreateDirectory(folder["sub"]);
+        File.WriteAllText(folder["sub/a.cs"], "#load \"b.csx\"\nint A() => B() + seen;");
+        File.WriteAllText(folder["sub/b.csx"], "int B() => 40;");
+        File.WriteAllText(folder["bad.cs"], "int ok = 1;\nok.Missing();");
+        File.WriteAllText(folder["self.cs"], "#!import self.cs");
+        using var run = new CellRun(new SessionOptions { Folder = folder.Path });
+        Assert.Equal("42", await run.Eval("int seen = 2;\n#!import \"sub/a.cs\"\nA()"));
+        await run.Run("#!import bad.cs");
+        Assert.StartsWith("bad.cs, line 2, column 4: error CS1061", run.Error.Message);
+        await run.Run("\n#!import none.cs");
+        Assert.StartsWith("cell 3, line 2: There is no such file", run.Error.Message);
+        await run.Run("#load \"self.cs\"");
+        Assert.Contains("imports itself", run.Error.Message);
+    }
+
+    [Fact]
+    public async Task An_r_means_the_hosts_assembly_where_the_host_has_it()
+    {
+        var host = new SessionOptions { HostAssemblies = [typeof(LabException).Assembly] };
+        using var run = new CellRun(host);
+        Assert.Equal("DeepfakeLab.Cancellation", await run.Eval("#r \"../artifacts/lib/DeepfakeLab.dll\"\nDeepfakeLab.LabProgress.CancellationKey"));
+        Assert.Equal(typeof(LabException).Assembly.Location, await run.Eval("typeof(DeepfakeLab.LabException).Assembly.Location"));
+        Assert.Equal("True", await run.Eval("#r \"../artifacts/lib/TorchSharp.dll\"\ntypeof(TorchSharp.torch).Assembly == typeof(DeepfakeLab.LabRuntime).Assembly.GetReferencedAssemblies().Select(a => System.Reflection.Assembly.Load(a)).First(a => a.GetName().Name == \"TorchSharp\")"));
+    }
+
+    [Fact]
+    public async Task An_r_is_relative_to_the_notebook_and_an_absent_file_is_explained()
+    {
+        using var folder = TestSupport.Folder();
+        File.Copy(typeof(Markdig.Markdown).Assembly.Location, folder["Markdig.dll"]);
+        using var run = new CellRun(new SessionOptions { Folder = folder["notebooks"], ExplainMissing = _ => "Run this command" });
+        await run.Run("1\n#r \"../none.dll\"");
+        Assert.Equal("cell 1, line 2: The file of this #r does not exist: ../none.dll. Run this command.", run.Error.Message);
+        Assert.Equal("<p>x</p>\n", await run.Eval("#r \"../Markdig.dll\"\nMarkdig.Markdown.ToHtml(\"x\")"));
+        Assert.Equal(folder["Markdig.dll"], await run.Eval("typeof(Markdig.Markdown).Assembly.Location"));
+    }
+}
