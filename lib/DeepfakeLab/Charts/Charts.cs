@@ -12,7 +12,7 @@ public static partial class Charts
     public static Figure TrainingCurves(double[] trainLoss, double[] validationLoss, double[] validationAccuracy, double[] validationAuc, int best = 0, int fineTuningFrom = 0)
     {
         double[] epochs = [.. Enumerable.Range(1, trainLoss.Length).Select(e => (double)e)];
-        var x = new Axis("epoch", epochs.Length < 2 ? 0 : 1, Math.Max(1, epochs.Length));
+        var x = new Axis("epoch", epochs.Length < 2 ? 0 : 1, Math.Max(4, epochs.Length)); // at least four, so that ticks are whole numbers
         var loss = Axis.Around("loss", [.. trainLoss, .. validationLoss], fromZero: true);
         var share = Axis.Around("share", [.. validationAccuracy, .. validationAuc, 0.5, 1]);
         IEnumerable<Layer> Marks(Axis y) =>
@@ -104,6 +104,20 @@ public static partial class Charts
             {
                 Width = Math.Max(380, 76 + 92 * slices.Count),
             });
+    }
+
+    /// <summary>Accuracy and AUC by the number of training images, with their intervals as bands.</summary>
+    public static Figure LearningCurve(IReadOnlyList<LearningCurvePoint> points)
+    {
+        double[] sizes = [.. points.Select(p => (double)p.TrainingImages)];
+        Curve Of(string name, int color, Func<EvaluationReport, Estimate> figure) => new(name, sizes, [.. points.Select(p => figure(p.Report).Value)], color, Points: true,
+            Low: [.. points.Select(p => figure(p.Report).Low)], High: [.. points.Select(p => figure(p.Report).High)]);
+        return new Figure("Learning curve",
+            string.Join("; ", points.Select(p => Text($"{p.TrainingImages} training images: accuracy {p.Report.Accuracy}, AUC {p.Report.Auc}"))),
+            columns: 1,
+            new Panel("Learning curve", Axis.Around("training images", sizes, fromZero: true),
+                Axis.Around("share", [0.5, 1, .. points.SelectMany(p => (double[])[p.Report.Accuracy.Low, p.Report.Auc.Low])]),
+                Of("accuracy", 2, r => r.Accuracy), Of("AUC", 3, r => r.Auc)));
     }
 
     /// <summary>One figure of several runs beside each other, such as the accuracy of six families.</summary>
