@@ -10,7 +10,9 @@ public static class Program
     {
         var root = new RootCommand("Transfer learning on real and manipulated faces.")
         {
-            // one line a command, each in a file of its own
+            TrainCommand.Create(),
+            EvaluateCommand.Create(),
+            PredictCommand.Create(),
             NotebookCommand.Create(),
         };
         var parsed = root.Parse(args);

@@ -26,6 +26,17 @@ internal struct SeededRandom(ulong seed)
     /// <summary>Uniform in 0 to <paramref name="bound"/> - 1.</summary>
     public int Next(int bound) => (int)(((UInt128)NextUInt64() * (ulong)bound) >> 64);
 
+    /// <summary>Beta(alpha, alpha), by Jöhnk's rejection (1964), which suits alpha up to about 1.</summary>
+    public double NextBeta(double alpha)
+    {
+        while (true)
+        {
+            var (x, y) = (Math.Pow(NextDouble(), 1 / alpha), Math.Pow(NextDouble(), 1 / alpha));
+            if (x + y is > 0 and <= 1)
+                return x / (x + y);
+        }
+    }
+
     public void Shuffle<T>(Span<T> items)
     {
         for (var i = items.Length - 1; i > 0; i--)

@@ -17,8 +17,8 @@ public enum BatchNormMode
 /// <remarks>
 /// Training has two phases. First a new head learns on the features of the frozen backbone, which are computed once. Then the layers
 /// from <see cref="Cut"/> on are fine-tuned together with the head, on augmented images, at a one-cycle rate
-/// (Smith and Topin, "Super-Convergence", 2018). After each epoch the validation images are scored; the epoch with the lowest
-/// validation loss is the one that is kept.
+/// (Smith and Topin, "Super-Convergence", 2018). After each epoch the validation images are scored; the epoch with the highest
+/// validation AUC is the one that is kept.
 /// </remarks>
 public sealed record Recipe
 {
@@ -64,7 +64,7 @@ public sealed record Recipe
     /// <summary>Largest L2 norm of all gradients together; 0 does not clip.</summary>
     public double ClipNorm { get; init; } = 1;
 
-    /// <summary>Epochs without a lower validation loss after which fine-tuning ends; 0 never ends early.</summary>
+    /// <summary>Epochs without a higher validation AUC after which fine-tuning ends; 0 never ends early.</summary>
     public int Patience { get; init; } = 4;
 
     /// <summary>Whether a score is the mean over an image and its mirror image, in validation and test alike.</summary>
@@ -95,7 +95,7 @@ public sealed record Recipe
         Require(WeightDecay is >= 0 and < 1, nameof(WeightDecay), WeightDecay, "Use 0 to below 1");
         Require(WarmUp is >= 0 and < 1, nameof(WarmUp), WarmUp, "Use 0 to below 1");
         Require(LabelSmoothing is >= 0 and < 1, nameof(LabelSmoothing), LabelSmoothing, "Use 0 to below 1");
-        Require(MixUp is >= 0 and <= 10, nameof(MixUp), MixUp, "Use 0 to 10");
+        Require(MixUp is >= 0 and <= 1, nameof(MixUp), MixUp, "Use 0 to 1");
         Require(AverageDecay is >= 0 and < 1, nameof(AverageDecay), AverageDecay, "Use 0 to below 1");
         Require(ClipNorm >= 0, nameof(ClipNorm), ClipNorm, "Use 0 or more");
         Require(Patience >= 0, nameof(Patience), Patience, "Use 0 or more");

@@ -1,0 +1,79 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>Runs a trained model on images, in eval mode and without gradients.</summary>
+public static class Predictor
+{
+    private const int BatchSize = 64;
+
+    /// <summary>How probable the model holds each class for each image.</summary>
+    /// <param name="model">A model with one output a class.</param>
+    /// <param name="images">The images, N of them.</param>
+    /// <param name="preprocessing">As in training.</param>
+    /// <param name="mirrorScores">Average the probabilities of an image and its mirror image.</param>
+    /// <param name="cancellation">Stops the work at the next batch.</param>
+    /// <returns>N rows of as many probabilities as there are classes.</returns>
+    public static double[][] Probabilities(
+        VisionModel model, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation = default)
+    {
+        using var linked = CancellationTokenSource.CreateLinkedTokenSource(cancellation, LabProgress.Interrupt);
+        using var store = new ImageStore(images, preprocessing, linked.Token);
+        return Probabilities(model.to(LabRuntime.Device), store, preprocessing, mirrorScores, linked.Token);
+    }
+
+    /// <summary>Scores images for an <see cref="EvaluationReport"/>: is it a fake, and how probable does the model hold that.</summary>
+    public static IReadOnlyList<Prediction> Predict(
+        VisionModel model, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, int fakeClass, bool mirrorScores, CancellationToken cancellation = default) =>
+        [.. Probabilities(model, images, preprocessing, mirrorScores, cancellation)
+            .Zip(images, (p, image) => new Prediction(image, image.Label == fakeClass, p[fakeClass]))];
+
+    internal static double[][] Probabilities(VisionModel model, ImageStore images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation)
+    {
+        using var scope = NewDisposeScope();
+        var p = Run(model, images, preprocessing, mirror: false, Softmax, "scoring images", cancellation);
+        if (mirrorScores)
+            p = (p + Run(model, images, preprocessing, mirror: true, Softmax, "scoring mirror images", cancellation)) / 2;
+        return Rows(p);
+
+        Tensor Softmax(Tensor x) => model.call(x).to(ScalarType.Float64).softmax(1);
+    }
+
+    /// <summary>What <paramref name="function"/> gives for all images, batch after batch. The result belongs to the caller's scope.</summary>
+    internal static Tensor Run(
+        VisionModel model, ImageStore images, Preprocessing preprocessing, bool mirror, Func<Tensor, Tensor> function, string task, CancellationToken cancellation)
+    {
+        using var scope = NewDisposeScope();
+        using var none = inference_mode();
+        model.eval();
+        var results = new List<Tensor>();
+        var progress = LabProgress.Begin(task, images.Images.Count, "images");
+        foreach (var indices in Enumerable.Range(0, images.Images.Count).Chunk(BatchSize))
+        {
+            cancellation.ThrowIfCancellationRequested();
+            using var batch = NewDisposeScope();
+            var input = preprocessing.Normalize(images.Batch(indices, cancellation).to(LabRuntime.Device));
+            results.Add(function(TensorLayout.ChannelsLast(mirror ? input.flip(3) : input)).MoveToOuterDisposeScope());
+            progress.Advance(indices.Length);
+        }
+        return cat(results).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>A [N, K] tensor as N arrays.</summary>
+    internal static double[][] Rows(Tensor matrix)
+    {
+        using var doubles = matrix.to(ScalarType.Float64).cpu().contiguous();
+        return [.. doubles.data<double>().ToArray().Chunk((int)matrix.shape[1])];
+    }
+
+    /// <summary>Mean cross entropy in nats, accuracy of the most probable class, and AUC (for two classes; else NaN).</summary>
+    internal static (double Loss, double Accuracy, double Auc) Figures(double[][] probabilities, long[] labels)
+    {
+        var loss = probabilities.Select((p, i) => -Math.Log(Math.Max(p[labels[i]], 1e-12))).Average();
+        var accuracy = probabilities.Select((p, i) => p.Index().MaxBy(e => e.Item).Index == labels[i] ? 1.0 : 0.0).Average();
+        var auc = probabilities[0].Length == 2
+            ? Metrics.Auc(Array.ConvertAll(labels, l => l == 1), Array.ConvertAll(probabilities, p => p[1])) : double.NaN;
+        return (loss, accuracy, auc);
+    }
+}

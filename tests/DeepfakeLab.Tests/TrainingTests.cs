@@ -1,0 +1,222 @@
+using System.Diagnostics;
+using System.Globalization;
+using SkiaSharp;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>The training loop on a folder of small noisy pictures whose classes differ in colour.</summary>
+public sealed class TrainingTests : IDisposable
+{
+    private const int Size = 32;
+    private static readonly Recipe small = Recipe.Full() with { HeadEpochs = 2, Epochs = 3, BatchSize = 8, Patience = 0 };
+    private readonly TemporaryFolder folder = TestSupport.Folder();
+
+    public TrainingTests() => PaintImages(folder.Path, 24);
+
+    public void Dispose() => folder.Dispose();
+
+    [Fact]
+    public void The_same_seed_gives_the_same_weights_to_the_bit_and_another_seed_others()
+    {
+        using var first = Fit(small).Model;
+        using var second = Fit(small).Model;
+        using var other = Fit(small, seed: 2).Model;
+        AssertSameWeights(first, second);
+        Assert.Contains(first.state_dict().Zip(other.state_dict()), pair => !Same(pair.First.Value, pair.Second.Value));
+    }
+
+    [Fact]
+    public void A_run_that_stops_after_any_epoch_resumes_to_the_same_weights_to_the_bit()
+    {
+        var recipe = small with { AverageDecay = 0.5 };
+        using var whole = Fit(recipe).Model;
+        for (var stopAfter = 1; stopAfter < recipe.Epochs; stopAfter++)
+        {
+            var file = folder[$"state-{stopAfter}.safetensors"];
+            using var stop = new CancellationTokenSource();
+            Assert.ThrowsAny<OperationCanceledException>(() => Fit(recipe, file: file, onEpoch: e =>
+            {
+                if (e.Phase == "fine-tune" && e.Epoch == stopAfter + 1)
+                    throw new OperationCanceledException(); // in the next epoch, before its state is written
+            }));
+            var resumed = Fit(recipe, file: file, resume: true);
+            using var model = resumed.Model;
+            AssertSameWeights(whole, model);
+            Assert.Equal(recipe.Epochs, resumed.History.Count(e => e.Phase == "fine-tune"));
+        }
+    }
+
+    [Fact]
+    public void A_checkpoint_of_other_settings_is_refused()
+    {
+        var file = folder["state.safetensors"];
+        Fit(small, file: file).Model.Dispose();
+        var error = Assert.Throws<TrainingException>(() => Fit(small with { LearningRate = 1e-3 }, file: file, resume: true));
+        Assert.Equal(file, error.Subject);
+    }
+
+    [Fact]
+    public void It_learns_what_can_be_learned_and_the_kept_epoch_has_the_highest_validation_AUC()
+    {
+        var run = Fit(small with { Epochs = 25, LearningRate = 2e-3, BatchSize = 4 });
+        using var model = run.Model;
+        Assert.True(run.Best.ValidationAuc > 0.9, $"AUC {run.Best.ValidationAuc}");
+        Assert.Equal(run.History.Max(e => e.ValidationAuc), run.Best.ValidationAuc);
+        var figures = Predictor.Figures(Predictor.Probabilities(model, run.Split.Validation, run.Preprocessing, run.Recipe.MirrorScores), [.. run.Split.Validation.Select(i => (long)i.Label)]);
+        Assert.Equal(run.Best.ValidationLoss, figures.Loss, 5);
+    }
+
+    [Fact]
+    public void Layers_before_the_cut_stay_as_they_came()
+    {
+        LabRuntime.Seed(1);
+        using var before = Models.MobileNetV2().WithHead(2);
+        using var kept = new WeightCopy(before);
+        using var model = Fit(small with { Cut = "features.17", HeadEpochs = 0 }).Model;
+        foreach (var (key, value) in model.state_dict())
+            Assert.Equal(!key.StartsWith("features.17.", StringComparison.Ordinal) && !key.StartsWith("features.18.", StringComparison.Ordinal)
+                && !key.StartsWith("classifier", StringComparison.Ordinal), Same(value, kept.Values[key]));
+    }
+
+    [Fact]
+    public void Patience_ends_fine_tuning_and_the_best_epoch_comes_back()
+    {
+        var run = Fit(small with { Epochs = 12, LearningRate = 0.5, ClipNorm = 0, Patience = 2 });
+        using var model = run.Model;
+        Assert.True(run.History.Count(e => e.Phase == "fine-tune") < 12);
+        Assert.Equal(run.History.Max(e => e.ValidationAuc), run.Best.ValidationAuc);
+    }
+
+    [Fact]
+    public void Memory_stays_flat_over_fifty_epochs()
+    {
+        var resident = new List<long>();
+        using var model = Fit(small with { Epochs = 50, AverageDecay = 0.9 }, file: folder["state.safetensors"], onEpoch: e =>
+        {
+            if (e.Phase == "fine-tune")
+                resident.Add(TensorCount());
+        }).Model;
+        Assert.Equal(resident[9], resident[^1]);
+    }
+
+    [Theory]
+    [InlineData(nameof(Recipe.BatchSize)), InlineData(nameof(Recipe.LearningRate)), InlineData(nameof(Recipe.LabelSmoothing))]
+    public void A_recipe_that_makes_no_sense_is_refused_by_the_name_of_its_setting(string setting)
+    {
+        var recipe = setting switch
+        {
+            nameof(Recipe.BatchSize) => small with { BatchSize = 1 },
+            nameof(Recipe.LearningRate) => small with { LearningRate = -1 },
+            _ => small with { LabelSmoothing = 1 },
+        };
+        Assert.Contains(setting, Assert.Throws<TrainingException>(() => Fit(recipe)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_loss_that_is_no_number_names_the_batch()
+    {
+        var error = Assert.Throws<TrainingException>(() => Fit(small with { HeadEpochs = 0 }, prepare: model =>
+        {
+            using var none = no_grad();
+            model.parameters().First().fill_(float.NaN);
+        }));
+        Assert.Contains("epoch", error.Subject, StringComparison.Ordinal);
+        Assert.Contains(".png", error.Subject, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void The_one_cycle_rate_is_that_of_PyTorch()
+    {
+        var expected = TestSupport.Python(["torch"], "one_cycle.py").Split('\n', StringSplitOptions.RemoveEmptyEntries)
+            .Select(line => double.Parse(line, CultureInfo.InvariantCulture)).ToArray();
+        for (var step = 0; step < expected.Length; step++)
+            Assert.Equal(expected[step], Schedule.OneCycle(4e-4, step, expected.Length, 0.3), 1e-12);
+    }
+
+    [Fact]
+    public void A_saved_run_scores_as_the_trained_model_does_and_knows_what_it_has_seen()
+    {
+        var data = FaceDataset.Open(folder.Path);
+        var run = Fit(small);
+        using var model = run.Model;
+        var expected = Predictor.Predict(model, run.Split.Test, run.Preprocessing, data.FakeClass, run.Recipe.MirrorScores);
+        RunFolder.Save(folder["run"], run, data, EvaluationReport.From(expected));
+        var saved = RunFolder.Open(folder["run"]);
+        using var again = saved.Model;
+        Assert.Equal(expected, Predictor.Predict(again, run.Split.Test, saved.Preprocessing, saved.FakeClass, saved.MirrorScores));
+        Assert.Equal(run.Split.Test, RunFolder.Unseen(saved, data));
+        Assert.Empty(Directory.GetFiles(folder["run"], "*.tmp"));
+    }
+
+    [Fact]
+    public void A_killed_command_resumes_to_the_same_weights_to_the_bit()
+    {
+        string[] Arguments(string run, params string[] more) =>
+        [
+            typeof(Cli.Program).Assembly.Location, "train", "--data", folder.Path, "--weights", "none", "--size", "32", "--epochs", "6", "--seed", "5",
+            "--out", folder[run], .. more,
+        ];
+        var whole = TestSupport.Run("dotnet", Arguments("whole"));
+        Assert.True(whole.Code == 0, whole.Error);
+
+        var kill = new ProcessStartInfo("dotnet", Arguments("killed")) { RedirectStandardOutput = true, RedirectStandardError = true };
+        using (var process = Process.Start(kill)!)
+        {
+            while (process.StandardOutput.ReadLine() is { } line && !line.StartsWith("fine-tune epoch  3", StringComparison.Ordinal))
+            {
+            }
+            process.Kill(); // SIGKILL where there are signals
+            process.WaitForExit();
+            Assert.NotEqual(0, process.ExitCode);
+        }
+        Assert.False(File.Exists(Path.Combine(folder["killed"], RunFolder.RecordFile)));
+        var resumed = TestSupport.Run("dotnet", Arguments("killed", "--resume"));
+        Assert.True(resumed.Code == 0, resumed.Error);
+        Assert.Equal(File.ReadAllBytes(Path.Combine(folder["whole"], RunFolder.ModelFile)), File.ReadAllBytes(Path.Combine(folder["killed"], RunFolder.ModelFile)));
+    }
+
+    private TrainingRun Fit(Recipe recipe, long seed = 1, string? file = null, bool resume = false, Action<EpochFigures>? onEpoch = null, Action<VisionModel>? prepare = null)
+    {
+        LabRuntime.Seed(seed);
+        var model = Models.MobileNetV2().WithHead(2);
+        prepare?.Invoke(model);
+        var options = new FitOptions { Seed = seed, Preprocessing = Preprocessing.Square(Size), CheckpointFile = file, Resume = resume };
+        return Trainer.Fit(model, FaceDataset.Open(folder.Path).Split(seed: 1), recipe, options, onEpoch);
+    }
+
+    private static void AssertSameWeights(VisionModel expected, VisionModel actual)
+    {
+        foreach (var (key, value) in expected.state_dict())
+            Assert.True(Same(value, actual.state_dict()[key]), key);
+    }
+
+    private static bool Same(Tensor a, Tensor b) => a.eq(b).all().ToBoolean();
+
+    /// <summary>How many tensors live outside any dispose scope or are otherwise held: a leak shows as a growing number.</summary>
+    private static long TensorCount()
+    {
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        return Tensor.TotalCount;
+    }
+
+    internal static void PaintImages(string root, int each)
+    {
+        var random = new SeededRandom(7);
+        foreach (var (name, colour) in ((string, SKColor)[])[("fake", new SKColor(150, 90, 90)), ("real", new SKColor(90, 90, 150))])
+        {
+            Directory.CreateDirectory(Path.Combine(root, name));
+            for (var i = 0; i < each; i++)
+            {
+                using var bitmap = new SKBitmap(Size, Size);
+                for (var y = 0; y < Size; y++)
+                    for (var x = 0; x < Size; x++)
+                        bitmap.SetPixel(x, y, new SKColor((byte)(colour.Red + random.Next(80)), (byte)(colour.Green + random.Next(80)), (byte)(colour.Blue + random.Next(80))));
+                using var data = bitmap.Encode(SKEncodedImageFormat.Png, 100);
+                File.WriteAllBytes(Path.Combine(root, name, $"{name}_{i}.png"), data.ToArray());
+            }
+        }
+    }
+}
