@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
-/// <summary>Random initialisation as torchvision's constructors do it: He et al. 2015 (fan out) for convolutions, zero biases.</summary>
+/// <summary>Random initialisation as torchvision's constructors do it: He et al. 2015 (fan out) for convolutions.</summary>
 /// <remarks>Draws in torchvision's order, so one seed gives both the same weights.</remarks>
 internal static class Initialisation
 {
@@ -26,8 +26,6 @@ internal static class Initialisation
                     break;
                 case Linear layer:
                     linear(layer);
-                    if (layer.bias is not null)
-                        nn.init.zeros_(layer.bias);
                     break;
             }
         }

@@ -31,6 +31,40 @@ internal static class Layers
         return activation is null ? block : block.append(activation());
     }
 
+    /// <summary>Squeeze and excitation (Hu et al. 2017, arXiv:1709.01507): each channel scaled by what all channels' means say.</summary>
+    public sealed class SqueezeExcitation : nn.Module<Tensor, Tensor>
+    {
+        private readonly Conv2d fc1, fc2;
+        private readonly nn.Module<Tensor, Tensor> activation, scale_activation;
+
+        public SqueezeExcitation(long channels, long squeezed, nn.Module<Tensor, Tensor> activation, nn.Module<Tensor, Tensor> scale)
+            : base(nameof(SqueezeExcitation))
+        {
+            (fc1, fc2) = (nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1));
+            (this.activation, scale_activation) = (activation, scale);
+            RegisterComponents();
+        }
+
+        public override Tensor forward(Tensor x)
+        {
+            using var scope = NewDisposeScope();
+            var scale = scale_activation.call(fc2.call(activation.call(fc1.call(x.mean([2, 3], keepdim: true)))));
+            return (scale * x).MoveToOuterDisposeScope();
+        }
+    }
+
+    /// <summary>In training, drops the whole branch of some images (Huang et al. 2016, arXiv:1603.09382); torchvision's "row" mode.</summary>
+    public static Tensor StochasticDepth(Tensor branch, double drop, bool training)
+    {
+        if (!training || drop == 0)
+            return branch;
+        using var scope = NewDisposeScope();
+        var kept = empty([branch.shape[0], 1, 1, 1], branch.dtype, branch.device).bernoulli_(1 - drop);
+        if (drop < 1)
+            kept.div_(1 - drop);
+        return (branch * kept).MoveToOuterDisposeScope();
+    }
+
     /// <summary>Rounds a channel count to a multiple of 8, never down by more than a tenth; torchvision's <c>_make_divisible</c>.</summary>
     public static int Channels(double count)
     {

@@ -8,7 +8,7 @@ namespace DeepfakeLab;
 public sealed class MobileNetV2 : VisionModel
 {
     /// <summary>Table 2 of the paper: expansion, output channels, repeats, stride of the first.</summary>
-    private static readonly (int Expand, int Channels, int Repeats, int Stride)[] Table =
+    private static readonly (int Expand, int Channels, int Repeats, int Stride)[] table =
     [
         (1, 16, 1, 1),
         (6, 24, 2, 2),
@@ -19,25 +19,30 @@ public sealed class MobileNetV2 : VisionModel
         (6, 320, 1, 1),
     ];
 
-    internal MobileNetV2(int classes) : base("mobilenet_v2", "MobileNetV2")
+    internal MobileNetV2(int classes, ModelOptions options) : base("mobilenet_v2", "MobileNetV2")
     {
-        var features = nn.Sequential(Layers.ConvNormActivation(3, 32, stride: 2, activation: Layers.ReLU6));
-        var channels = 32;
-        foreach (var row in Table)
-            for (var i = 0; i < row.Repeats; i++)
-            {
-                features.append(new InvertedResidual(channels, row.Channels, i == 0 ? row.Stride : 1, row.Expand));
-                channels = row.Channels;
-            }
-        features.append(Layers.ConvNormActivation(channels, 1280, kernel: 1, activation: Layers.ReLU6));
+        var width = options.WidthMultiplier;
+        int channels = Layers.Channels(32 * width), last = Layers.Channels(1280 * Math.Max(1, width));
+        var features = nn.Sequential(Layers.ConvNormActivation(3, channels, stride: 2, activation: Layers.ReLU6));
+        foreach (var row in table)
+        {
+            var output = Layers.Channels(row.Channels * width);
+            for (var i = 0; i < row.Repeats; i++, channels = output)
+                features.append(new InvertedResidual(channels, output, i == 0 ? row.Stride : 1, row.Expand));
+        }
+        features.append(Layers.ConvNormActivation(channels, last, kernel: 1, activation: Layers.ReLU6));
 
         AddStages("features", features);
-        AddHead("classifier", nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes)), classes, features: 1280);
+        AddHead("classifier", nn.Sequential(nn.Dropout(options.Dropout ?? 0.2), nn.Linear(last, classes)), classes, last);
     }
 
     internal override HeadRecipe DefaultHead => HeadRecipe.Linear(dropout: 0.2);
 
-    internal override void InitialiseLinear(Linear layer) => nn.init.normal_(layer.weight, 0, 0.01);
+    internal override void InitialiseLinear(Linear layer)
+    {
+        nn.init.normal_(layer.weight, 0, 0.01);
+        nn.init.zeros_(layer.bias);
+    }
 
     private sealed class InvertedResidual : nn.Module<Tensor, Tensor>
     {

@@ -1,31 +1,63 @@
 namespace DeepfakeLab;
 
+/// <summary>torchvision's further constructor arguments; each is read by the families that have it.</summary>
+public sealed record ModelOptions
+{
+    /// <summary>Probability of dropout in the head; null for the variant's own. Not for ResNets, which have none.</summary>
+    public double? Dropout { get; init; }
+
+    /// <summary>EfficientNet: the share of images whose last block is skipped in training; earlier blocks are skipped less.</summary>
+    public double StochasticDepth { get; init; } = 0.2;
+
+    /// <summary>MobileNets: all channel counts are multiplied by this and rounded to eights.</summary>
+    public double WidthMultiplier { get; init; } = 1;
+
+    /// <summary>ResNets: each block's last batch norm starts with weight zero, so the block starts as the identity.</summary>
+    public bool ZeroInitResidual { get; init; }
+}
+
 /// <summary>Makes models by name, with weights. A method a variant; <see cref="Create"/> takes torchvision's name.</summary>
+/// <remarks>All give a model on the CPU in training mode. Null weights mean <see cref="Weights.None"/>.</remarks>
 public static class Models
 {
-    private static readonly Dictionary<string, Func<int, VisionModel>> constructors = new(StringComparer.Ordinal)
-    {
-        ["mobilenet_v2"] = classes => new MobileNetV2(classes),
-    };
+    private static readonly OrderedDictionary<string, Func<string, int, ModelOptions, VisionModel>> constructors = new(StringComparer.Ordinal);
 
-    /// <summary>All variants, by torchvision's names.</summary>
+    static Models()
+    {
+        Add((name, classes, options) => new EfficientNet(name, classes, options), "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+            "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7", "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l");
+        Add((name, classes, options) => new MnasNet(name, 0.5, classes, options), "mnasnet0_5");
+        Add((name, classes, options) => new MnasNet(name, 0.75, classes, options), "mnasnet0_75");
+        Add((name, classes, options) => new MnasNet(name, 1.0, classes, options), "mnasnet1_0");
+        Add((name, classes, options) => new MnasNet(name, 1.3, classes, options), "mnasnet1_3");
+        Add((_, classes, options) => new MobileNetV2(classes, options), "mobilenet_v2");
+        Add((_, classes, options) => DeepfakeLab.MobileNetV3.Small(classes, options), "mobilenet_v3_small");
+        Add((_, classes, options) => DeepfakeLab.MobileNetV3.Large(classes, options), "mobilenet_v3_large");
+        Add((name, classes, options) => new ResNet(name, classes, options), "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+            "wide_resnet50_2", "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d");
+        Add((name, classes, options) => new Vgg(name, classes, options), "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn");
+    }
+
+    private static void Add(Func<string, int, ModelOptions, VisionModel> construct, params string[] names)
+    {
+        foreach (var name in names)
+            constructors.Add(name, construct);
+    }
+
+    /// <summary>All variants, by torchvision's names, family by family.</summary>
     public static IReadOnlyList<string> Names => [.. constructors.Keys];
 
-    /// <inheritdoc cref="DeepfakeLab.MobileNetV2"/>
-    public static VisionModel MobileNetV2(Weights? weights = null, int classes = 1000) => Create("mobilenet_v2", weights, classes);
-
-    /// <summary>A model on the CPU in training mode, its weights loaded.</summary>
+    /// <summary>A model with its weights loaded.</summary>
     /// <param name="name">torchvision's name, such as <c>mobilenet_v2</c>.</param>
     /// <param name="weights">Null means <see cref="Weights.None"/>: random initialisation as torchvision does it.</param>
     /// <param name="classes">Logits an image gets. Weights must have as many; use <see cref="VisionModel.WithHead"/> to change it afterwards.</param>
+    /// <param name="options">torchvision's further arguments; null for its defaults.</param>
     /// <exception cref="ModelException">There is no such model.</exception>
     /// <exception cref="CheckpointException">The weights do not fit it.</exception>
-    public static VisionModel Create(string name, Weights? weights = null, int classes = 1000)
+    /// <exception cref="WeightsException">The weights cannot be had.</exception>
+    public static VisionModel Create(string name, Weights? weights = null, int classes = 1000, ModelOptions? options = null)
     {
-        LabRuntime.Start();
-        if (!constructors.TryGetValue(name, out var construct))
-            throw new ModelException("There is no such model", name, "Use one of " + string.Join(", ", Names));
-        var model = construct(classes);
+        var model = Construct(name, classes, options);
         try
         {
             (weights ?? Weights.None).LoadInto(model);
@@ -37,4 +69,50 @@ public static class Models
             throw;
         }
     }
+
+    /// <summary>The layers alone, with the numbers that PyTorch's constructors draw.</summary>
+    internal static VisionModel Construct(string name, int classes = 1000, ModelOptions? options = null)
+    {
+        LabRuntime.Start();
+        return constructors.TryGetValue(name, out var construct)
+            ? construct(name, classes, options ?? new ModelOptions())
+            : throw new ModelException("There is no such model", name, "Use one of " + string.Join(", ", Names));
+    }
+
+    public static VisionModel EfficientNetB0(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b0", weights, classes, options);
+    public static VisionModel EfficientNetB1(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b1", weights, classes, options);
+    public static VisionModel EfficientNetB2(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b2", weights, classes, options);
+    public static VisionModel EfficientNetB3(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b3", weights, classes, options);
+    public static VisionModel EfficientNetB4(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b4", weights, classes, options);
+    public static VisionModel EfficientNetB5(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b5", weights, classes, options);
+    public static VisionModel EfficientNetB6(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b6", weights, classes, options);
+    public static VisionModel EfficientNetB7(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b7", weights, classes, options);
+    public static VisionModel EfficientNetV2S(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_v2_s", weights, classes, options);
+    public static VisionModel EfficientNetV2M(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_v2_m", weights, classes, options);
+    public static VisionModel EfficientNetV2L(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_v2_l", weights, classes, options);
+    public static VisionModel MnasNet0_5(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("mnasnet0_5", weights, classes, options);
+    public static VisionModel MnasNet0_75(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("mnasnet0_75", weights, classes, options);
+    public static VisionModel MnasNet1_0(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("mnasnet1_0", weights, classes, options);
+    public static VisionModel MnasNet1_3(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("mnasnet1_3", weights, classes, options);
+    public static VisionModel MobileNetV2(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("mobilenet_v2", weights, classes, options);
+    public static VisionModel MobileNetV3Small(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("mobilenet_v3_small", weights, classes, options);
+    public static VisionModel MobileNetV3Large(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("mobilenet_v3_large", weights, classes, options);
+    public static VisionModel ResNet18(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnet18", weights, classes, options);
+    public static VisionModel ResNet34(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnet34", weights, classes, options);
+    public static VisionModel ResNet50(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnet50", weights, classes, options);
+    public static VisionModel ResNet101(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnet101", weights, classes, options);
+    public static VisionModel ResNet152(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnet152", weights, classes, options);
+    public static VisionModel WideResNet50_2(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("wide_resnet50_2", weights, classes, options);
+    public static VisionModel WideResNet101_2(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("wide_resnet101_2", weights, classes, options);
+    public static VisionModel ResNext50_32x4d(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnext50_32x4d", weights, classes, options);
+    public static VisionModel ResNext101_32x8d(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnext101_32x8d", weights, classes, options);
+    public static VisionModel ResNext101_64x4d(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("resnext101_64x4d", weights, classes, options);
+    public static VisionModel Vgg11(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg11", weights, classes, options);
+    public static VisionModel Vgg11Bn(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg11_bn", weights, classes, options);
+    public static VisionModel Vgg13(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg13", weights, classes, options);
+    public static VisionModel Vgg13Bn(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg13_bn", weights, classes, options);
+    public static VisionModel Vgg16(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg16", weights, classes, options);
+    public static VisionModel Vgg16Bn(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg16_bn", weights, classes, options);
+    public static VisionModel Vgg19(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg19", weights, classes, options);
+    public static VisionModel Vgg19Bn(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("vgg19_bn", weights, classes, options);
 }

@@ -29,6 +29,7 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     private readonly List<Stage> stages = []; // the body's; a list, so that TorchSharp does not register its modules by itself
     private readonly List<nn.Module<Tensor, Tensor>> head = []; // one; a list for the same reason
     private string headName = "";
+    private long pooledFeatures;
     private int flattenAt;
 
     private protected VisionModel(string name, string family) : base(name)
@@ -79,6 +80,27 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     /// <summary>How many numbers the model learns.</summary>
     public long ParameterCount => parameters().Sum(p => p.numel());
 
+    /// <summary>Multiplications (each with an addition) that convolutions and linear layers do for one image, as papers count them.</summary>
+    /// <param name="size">Pixels a side; 0 for <see cref="InputSize"/>. One image is run through the model.</param>
+    public long CountMultiplyAdds(int size = 0)
+    {
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
+        var (was, like, pixels, total) = (training, parameters().First(), size > 0 ? size : InputSize, 0L);
+        void Count(Tensor weight, Tensor output) => total += output.numel() * (weight.numel() / weight.shape[0]);
+        var unhook = new List<Action>();
+        foreach (var module in Initialisation.Modules(this))
+            if (module is Conv2d conv)
+                unhook.Add(conv.register_forward_hook((_, _, output) => { Count(conv.weight, output); return output; }).remove);
+            else if (module is Linear linear)
+                unhook.Add(linear.register_forward_hook((_, _, output) => { Count(linear.weight, output); return output; }).remove);
+        eval();
+        call(zeros(1, 3, pixels, pixels, like.dtype, like.device));
+        train(was);
+        unhook.ForEach(remove => remove());
+        return total;
+    }
+
     public override Tensor forward(Tensor x) => Run(x, 0, stages.Count + 1);
 
     /// <summary>The feature vectors [N, F] that enter the head.</summary>
@@ -101,11 +123,11 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
             throw new ModelException("A head needs between 1 and 1,000,000 classes", classes.ToString(System.Globalization.CultureInfo.InvariantCulture), "Pass the number of classes");
         recipe ??= DefaultHead;
         flattenAt = recipe.FlattenAt;
-        FeatureCount = flattenAt == 0 ? PooledFeatures : FlattenedFeatures(flattenAt);
+        FeatureCount = flattenAt == 0 ? pooledFeatures : FlattenedFeatures(flattenAt);
         var first = head[0].parameters().First();
         var layers = recipe.Build(FeatureCount, classes);
         if (recipe == DefaultHead)
-            Initialisation.Apply(layers, InitialiseLinear);
+            Initialisation.Apply(layers, InitialiseLinear); // the study's heads keep PyTorch's own
         layers.to(first.dtype).to(first.device);
         layers.train(training);
         register_module(headName, null!); // TorchSharp's way to take a submodule out
@@ -116,23 +138,23 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
         return this;
     }
 
-    /// <summary>Draws all weights anew, as torchvision's constructor of this model does; <see cref="LabRuntime.Seed"/> makes it repeatable.</summary>
-    public VisionModel Initialise()
+    /// <summary>Completes the random weights of a new model as torchvision's constructor does; <see cref="LabRuntime.Seed"/> makes them repeatable.</summary>
+    internal void Initialise()
     {
         Initialisation.Apply(this, InitialiseLinear);
-        WeightsOrigin = new WeightsOrigin("random initialisation");
-        return this;
+        InitialiseRest();
     }
 
     /// <summary>The head that <see cref="WithHead"/> builds when it is not told.</summary>
     internal abstract HeadRecipe DefaultHead { get; }
 
-    /// <summary>Draws the weight of a linear layer as torchvision's constructor does; biases become zero.</summary>
+    /// <summary>Draws a linear layer's weights as torchvision's constructor does.</summary>
     internal abstract void InitialiseLinear(Linear layer);
 
-    private protected virtual long PooledFeatures => pooledFeatures;
-
-    private long pooledFeatures;
+    /// <summary>What torchvision's constructor does after that.</summary>
+    internal virtual void InitialiseRest()
+    {
+    }
 
     /// <summary>Feature maps [N, C, h, w] to feature vectors: average over the image, unless the family keeps more.</summary>
     private protected virtual Tensor Pool(Tensor maps) => maps.mean([2, 3]);

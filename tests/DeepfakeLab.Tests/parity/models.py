@@ -1,14 +1,12 @@
-"""For each model named: torchvision's own state dict, an input, and what torchvision makes of it.
+"""What torchvision makes of its own models, for the C# models to be compared with.
 
-usage: models.py FOLDER SIZE NAME...
+usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-result.pth (what comes of it) for each model
+       models.py keys NAME...          prints a line for each model: name, parameters, then key:shape of its state dict
 """
 import sys
 
 import torch
 import torchvision
-
-folder, size, names = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
-torch.set_num_threads(2)
 
 
 def features(model, x):
@@ -21,19 +19,75 @@ def features(model, x):
     return kept[0]
 
 
-for name in names:
-    torch.manual_seed(7)
-    model = getattr(torchvision.models, name)().eval()
-    fresh = {k: v.double().sum().item() for k, v in model.state_dict().items()}  # of the seeded initialisation
-    for m in model.modules():  # buffers and affine parts that are not all 0 and 1, so that a mistake in them shows
-        if isinstance(m, torch.nn.BatchNorm2d):
-            m.running_mean.uniform_(-0.1, 0.1)
-            m.running_var.uniform_(0.8, 1.2)
-            m.weight.data.uniform_(0.8, 1.2)
-            m.bias.data.uniform_(-0.1, 0.1)
-    x = torch.randn(2, 3, size, size)
+def multiply_adds(model, x):
+    """Of convolutions and linear layers, an image."""
+    total = []
+
+    def count(layer, _, output):
+        total.append(output[0].numel() * (layer.weight.numel() // layer.weight.shape[0]))
+
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    model(x[:1])
+    for handle in handles:
+        handle.remove()
+    return sum(total)
+
+
+def sample(gradient):
+    """All of it, or of a large one every 97th number."""
+    return gradient.flatten()[:: 97 if gradient.numel() > 1_000_000 else 1].clone()
+
+
+def results(model, size):
+    x, y = torch.randn(4, 3, size, size), torch.arange(4)
     with torch.no_grad():
-        result = {"x": x, "logits": model(x), "features": features(model, x)}
-    torch.save(model.state_dict(), f"{folder}/{name}.pth")
-    torch.save(result, f"{folder}/{name}-result.pth")
-    torch.save({"sums": torch.tensor(list(fresh.values()), dtype=torch.float64)}, f"{folder}/{name}-fresh.pth")
+        model.eval()
+        result = {"x": x, "y": y, "logits": model(x), "features": features(model, x), "multiply_adds": torch.tensor([multiply_adds(model, x)])}
+    for m in model.modules():  # chance would differ
+        if isinstance(m, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
+            m.p = 0.0
+    # In float32 the two libraries' roundings flip ReLUs, and a deep network's gradients then differ in the third digit.
+    model.double().train()
+    small = x[:, :, :48, :48].double()  # double precision is slow, and below 48 batch norm sees one pixel an image
+    descent = torch.optim.SGD(model.parameters(), lr=1e-3)
+    losses = []
+    for step in range(5):
+        descent.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(small), y)
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            result.update({f"gradient/{k}": sample(p.grad) for k, p in model.named_parameters()})
+            result.update({f"buffer/{k}": b.clone() for k, b in model.named_buffers()})
+        descent.step()
+    result["losses"] = torch.tensor(losses, dtype=torch.float64)
+    return result
+
+
+def write(folder, size, names):
+    for name in names:
+        torch.manual_seed(7)
+        model = getattr(torchvision.models, name)()
+        fresh = torch.tensor([v.double().sum().item() for v in model.state_dict().values()], dtype=torch.float64)
+        for m in model.modules():  # buffers and affine parts that are not all 0 and 1, so that a mistake in them shows
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.running_mean.uniform_(-0.1, 0.1)
+                m.running_var.uniform_(0.8, 1.2)
+                m.weight.data.uniform_(0.8, 1.2)
+                m.bias.data.uniform_(-0.1, 0.1)
+        torch.save(model.state_dict(), f"{folder}/{name}.pth")
+        torch.save({"fresh": fresh, **results(model, size)}, f"{folder}/{name}-result.pth")
+
+
+def keys(names):
+    for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_"):
+        setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)  # the numbers do not matter here, and take long
+    for name in names:
+        model = getattr(torchvision.models, name)()
+        print(name, sum(p.numel() for p in model.parameters()), *(f"{k}:{'x'.join(map(str, v.shape))}" for k, v in model.state_dict().items()))
+
+
+if sys.argv[1] == "keys":
+    keys(sys.argv[2:])
+else:
+    write(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

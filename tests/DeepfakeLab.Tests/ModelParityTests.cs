@@ -1,0 +1,132 @@
+using System.Globalization;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>Every model beside torchvision's: the numbers of one variant a family in full, keys and shapes of all.</summary>
+/// <remarks>DEEPFAKELAB_ALL_MODELS=1 compares the numbers of all variants (half an hour, 10 GB of temporary files, one at a time).</remarks>
+public sealed class ModelParityTests(ModelParityTests.Results results) : IClassFixture<ModelParityTests.Results>
+{
+    private const int Size = 64;
+
+    private static readonly string[] oneOfEach =
+        ["efficientnet_b0", "efficientnet_v2_s", "mnasnet0_75", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnext50_32x4d", "vgg11_bn"];
+
+    public static TheoryData<string> Compared =>
+        [.. Environment.GetEnvironmentVariable("DEEPFAKELAB_ALL_MODELS") == "1" ? Models.Names : oneOfEach];
+
+    /// <summary>What Python wrote for <see cref="oneOfEach"/>, in one process, for it takes seconds to start.</summary>
+    public sealed class Results : IDisposable
+    {
+        private readonly Lazy<TemporaryFolder> ofEach = new(() => Write(oneOfEach));
+
+        internal TemporaryFolder Of(string name) => oneOfEach.Contains(name) ? ofEach.Value : Write([name]);
+
+        private static TemporaryFolder Write(string[] names)
+        {
+            var folder = TestSupport.Folder();
+            TestSupport.Python(["torch", "torchvision"], "models.py", [folder.Path, Size.ToString(CultureInfo.InvariantCulture), .. names]);
+            return folder;
+        }
+
+        public void Dispose()
+        {
+            if (ofEach.IsValueCreated)
+                ofEach.Value.Dispose();
+        }
+    }
+
+    [Theory, MemberData(nameof(Compared))]
+    public void Numbers_equal_torchvisions(string name)
+    {
+        var folder = results.Of(name);
+        using var theirs = Checkpoint.Read(folder[$"{name}-result.pth"]);
+
+        LabRuntime.Seed(7);
+        using (var fresh = Models.Create(name))
+        {
+            using var scope = NewDisposeScope();
+            using var state = StateDict.Of(fresh);
+            var sums = state.Values.Select(t => t.to(float64).sum().item<double>());
+            Assert.Equal(theirs["fresh"].data<double>(), sums, (a, b) => Math.Abs(a - b) <= 1e-9 * Math.Max(1, Math.Abs(a)));
+        }
+
+        using var model = Models.Create(name, Weights.File(folder[$"{name}.pth"]), options: new ModelOptions { Dropout = 0, StochasticDepth = 0 });
+        InEvaluation(model, theirs);
+        InTraining(model, theirs);
+        if (!oneOfEach.Contains(name))
+            folder.Dispose();
+    }
+
+    private static void InEvaluation(VisionModel model, StateDict theirs)
+    {
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        model.eval();
+        var x = theirs["x"];
+        Close(theirs["logits"], model.call(x), 1e-5, "logits");
+        Close(theirs["features"], model.Features(x), 1e-5, "features");
+        Assert.Equal(theirs["multiply_adds"].item<long>(), model.CountMultiplyAdds(Size));
+        foreach (var stage in model.Stages)
+        {
+            var h = model.ForwardUntil(x[..1], stage);
+            var before = h.clone();
+            Close(theirs["logits"][..1], model.ForwardFrom(h, stage), 1e-5, stage);
+            Assert.True(h.Equals(before), $"{stage} changes its input");
+        }
+        var channelsLast = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2);
+        Close(theirs["logits"], model.call(channelsLast), 1e-5, "channels-last");
+    }
+
+    private static void InTraining(VisionModel model, StateDict theirs)
+    {
+        model.to(float64).train();
+        using var x = theirs["x"][.., .., ..48, ..48].to(float64);
+        using var descent = optim.SGD(model.parameters(), 1e-3);
+        var losses = new List<double>();
+        for (var step = 0; step < 5; step++)
+        {
+            using var scope = NewDisposeScope();
+            descent.zero_grad();
+            var loss = nn.functional.cross_entropy(model.call(x), theirs["y"]);
+            loss.backward();
+            losses.Add(loss.item<double>());
+            if (step == 0)
+            {
+                foreach (var (key, parameter) in model.named_parameters())
+                    Close(theirs["gradient/" + key], Sample(parameter.grad!), 1e-7, "the gradient of " + key, floor: 1e-6); // some are zero but for rounding
+                foreach (var (key, buffer) in model.named_buffers())
+                    Close(theirs["buffer/" + key], buffer, 1e-7, key);
+            }
+            descent.step();
+        }
+        Assert.Equal(theirs["losses"].data<double>(), losses, (a, b) => Math.Abs(a - b) <= 1e-4 * a);
+    }
+
+    private static Tensor Sample(Tensor gradient) =>
+        gradient.flatten()[TensorIndex.Slice(step: gradient.numel() > 1_000_000 ? 97 : 1)];
+
+    [Fact]
+    public void Keys_shapes_and_counts_of_every_variant_are_torchvisions()
+    {
+        var lines = TestSupport.Python(["torch", "torchvision"], "models.py", ["keys", .. Models.Names]).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        Assert.Equal(36, lines.Length);
+        foreach (var line in lines.Select(l => l.Split(' ')))
+        {
+            using var model = Models.Construct(line[0]);
+            using var state = StateDict.Of(model);
+            Assert.Equal(line[2..], state.Select(t => $"{t.Key}:{string.Join('x', t.Value.shape)}"));
+            Assert.Equal(long.Parse(line[1], CultureInfo.InvariantCulture), model.ParameterCount);
+            Assert.Equal(model.Stages.Distinct(), model.Stages);
+        }
+    }
+
+    private static void Close(Tensor expected, Tensor actual, double relative, string what, double floor = 0)
+    {
+        using var scope = NewDisposeScope();
+        Assert.Equal(expected.shape, actual.shape);
+        var off = (expected.to(float64) - actual.to(float64)).abs().max().item<double>() / Math.Max(floor, expected.to(float64).abs().max().item<double>());
+        Assert.True(off <= relative || expected.Equals(actual), $"{what} differs by {off:e2} of its largest value");
+    }
+}
