@@ -13,6 +13,7 @@ public static class Program
             TrainCommand.Create(),
             EvaluateCommand.Create(),
             PredictCommand.Create(),
+            PretrainCommand.Create(),
             NotebookCommand.Create(),
         };
         var parsed = root.Parse(args);

@@ -70,6 +70,7 @@ internal static class TrainCommand
 
         var predictions = Predictor.Predict(model, split.Test, run.Preprocessing, dataset.FakeClass, recipe.MirrorScores, cancellation);
         var report = EvaluationReport.From(predictions, isSample: dataset.IsSample);
+        RunReport.Write(Path.Combine(settings.Out, "report.html"), run, dataset, report);
         RunFolder.Save(settings.Out, run, dataset, report);
         File.Delete(options.CheckpointFile);
         CommonOptions.Print(report);

@@ -79,13 +79,16 @@ public static class Trainer
         {
             using var state = options is { Resume: true, CheckpointFile: { } file } && File.Exists(file)
                 ? TrainingCheckpoint.Read(file, Identity()) : null;
+            var frozen = recipe.Cut is null ? [] : model.Stages.TakeWhile(stage => stage != recipe.Cut).SelectMany(model.StageLayers).ToArray();
             if (state is null)
             {
+                if (recipe.Epochs > 0 && recipe.BatchNorm == BatchNormMode.BatchStatistics)
+                    AdaptStatistics(frozen);
                 TrainHead();
                 best?.CopyTo(model); // fine-tuning sets out from the best head, not from the last
             }
             if (recipe.Epochs > 0)
-                FineTune(state);
+                FineTune(state, frozen);
             best?.CopyTo(model);
             model.eval();
             return new TrainingRun(model, recipe, split, preprocessing, options.Seed, history, Best);
@@ -97,6 +100,25 @@ public static class Trainer
         private string Identity() => string.Join('\n', recipe.Settings().Select(s => s.Name + "=" + s.Value)
             .Concat([$"seed={options.Seed}", $"model={model.Name}", $"weights={model.WeightsOrigin.Sha256}", $"preprocessing={preprocessing}"])
             .Concat(split.Train.Select(i => "train " + i.Name)).Concat(split.Validation.Select(i => "validation " + i.Name)));
+
+        /// <summary>
+        /// Runs the training images through once, without learning, so that batch norm's running statistics become those of faces (Li et
+        /// al., "Adaptive Batch Normalization", 2018). Fine-tuning normalises with the statistics of its batches; a head that was trained
+        /// on features normalised with ImageNet's would find other features there, and its errors would tear the backbone down.
+        /// </summary>
+        private void AdaptStatistics(nn.Module<Tensor, Tensor>[] frozen)
+        {
+            using var none = no_grad();
+            SetModes(frozen);
+            var progress = LabProgress.Begin("batch statistics of the training images", split.Train.Count, "images");
+            foreach (var indices in Order(2, 0, split.Train.Count).Chunk(recipe.BatchSize).Where(c => c.Length > 1))
+            {
+                cancellation.ThrowIfCancellationRequested();
+                using var batch = NewDisposeScope();
+                model.Features(TensorLayout.ChannelsLast(preprocessing.Normalize(training.Batch(indices, cancellation).to(device))));
+                progress.Advance(indices.Length);
+            }
+        }
 
         /// <summary>Phase one: the backbone's features are computed once, for each image and its mirror image, and the head learns on them.</summary>
         private void TrainHead()
@@ -133,9 +155,8 @@ public static class Trainer
         }
 
         /// <summary>Phase two: from the cut on, on augmented images.</summary>
-        private void FineTune(TrainingCheckpoint? state)
+        private void FineTune(TrainingCheckpoint? state, nn.Module<Tensor, Tensor>[] frozen)
         {
-            var frozen = recipe.Cut is null ? [] : model.Stages.TakeWhile(stage => stage != recipe.Cut).SelectMany(model.StageLayers).ToArray();
             foreach (var parameter in frozen.SelectMany(stage => stage.parameters()))
                 parameter.requires_grad = false;
             using var average = recipe.AverageDecay > 0 ? new WeightCopy(model) : null;
