@@ -15,6 +15,7 @@ public static class Program
             PredictCommand.Create(),
             PretrainCommand.Create(),
             NotebookCommand.Create(),
+            KernelCommand.Create(),
         };
         var parsed = root.Parse(args);
         if (parsed.Errors.Count > 0)

@@ -56,6 +56,7 @@ public sealed class CSharpSession : IDisposable
     private CellExecutor executor = new();
     private object?[] submissions = new object?[16];
     private CSharpCompilation? previous;
+    private readonly List<string> submitted = [];
     private int compiled;
 
     public CSharpSession(SessionOptions? options = null)
@@ -216,6 +217,7 @@ public sealed class CSharpSession : IDisposable
         }
         previous = compilation; // also after a failure: what the cell declared before it stays
         compiled++;
+        submitted.Add(code);
         if (outcome.Error is OperationCanceledException or ThreadInterruptedException && context.Cancellation.IsCancellationRequested)
             throw new CellFailedException(CellErrors.Interrupted(stillRunning: false));
         if (outcome.Error is { } error)
@@ -235,8 +237,10 @@ public sealed class CSharpSession : IDisposable
 
     private static int compilations;
 
-    /// <summary>The last compiled cell and what it may refer to, for completion.</summary>
-    internal (CSharpCompilation? Previous, IReadOnlyList<MetadataReference> References) State => (previous, assemblies.References);
+    /// <summary>The code of every cell that has run, and what cells may refer to: what completion builds on.</summary>
+    internal IReadOnlyList<string> Submissions => submitted;
+
+    internal IReadOnlyList<MetadataReference> References => assemblies.References;
 
     internal static bool EndsInExpression(SyntaxTree tree) =>
         tree.GetRoot() is CompilationUnitSyntax { Members: [.., GlobalStatementSyntax { Statement: ExpressionStatementSyntax { SemicolonToken.IsMissing: true } }] };
