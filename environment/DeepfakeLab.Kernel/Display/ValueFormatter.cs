@@ -100,22 +100,23 @@ public static class ValueFormatter
         if (Method(type, "ToMimeBundle", typeof(IEnumerable<KeyValuePair<string, string>>)) is { } bundle)
             formatters.Add((value, into) =>
             {
-                foreach (var (mimeType, content) in (IEnumerable<KeyValuePair<string, string>>)bundle.Invoke(value, null)!)
+                foreach (var (mimeType, content) in (IEnumerable<KeyValuePair<string, string>>)Call(bundle, value)!)
                     into[mimeType] = content;
                 return true;
             });
-        foreach (var (name, mimeType) in (ReadOnlySpan<(string, string)>)[("ToPlotlyJson", MimeBundle.Plotly), ("ToHtml", MimeBundle.Html), ("ToSvg", MimeBundle.Svg)])
-            if (Method(type, name, typeof(string)) is { } method)
+        foreach (var (name, returns, mimeType) in (ReadOnlySpan<(string, Type, string)>)
+            [("ToPlotlyJson", typeof(object), MimeBundle.Plotly), ("ToHtml", typeof(string), MimeBundle.Html), ("ToPng", typeof(byte[]), MimeBundle.Png)])
+            if (Method(type, name, returns) is { } method)
                 formatters.Add((value, into) =>
                 {
-                    into[mimeType] = Call<string>(method, value);
+                    into[mimeType] = Call(method, value) switch { byte[] bytes => Convert.ToBase64String(bytes), var text => $"{text}" };
                     return false;
                 });
-        if (Method(type, "ToPng", typeof(byte[])) is { } png)
+        if (formatters.Count == 0 && Method(type, "ToSvg", typeof(string)) is { } svg)
             formatters.Add((value, into) =>
             {
-                into[MimeBundle.Png] = Convert.ToBase64String(Call<byte[]>(png, value));
-                return false;
+                into[MimeBundle.Svg] = (string)Call(svg, value)!;
+                return true;
             });
         return formatters;
     }
@@ -146,13 +147,13 @@ public static class ValueFormatter
         }
     }
 
+    /// <summary>The public method of this name that can be called without arguments.</summary>
     private static MethodInfo? Method(Type type, string name, Type returns) =>
-        type.GetMethod(name, BindingFlags.Instance | BindingFlags.Public, Type.EmptyTypes) is { } method && method.ReturnType.IsAssignableTo(returns) ? method : null;
-
-    private static T Call<T>(MethodInfo method, object target) => (T)Call(method, target)!;
+        type.GetMethods(BindingFlags.Instance | BindingFlags.Public).FirstOrDefault(m =>
+            m.Name == name && !m.IsGenericMethodDefinition && m.ReturnType.IsAssignableTo(returns) && m.GetParameters().All(p => p.IsOptional));
 
     private static object? Call(MethodInfo method, object target, params object?[] arguments) =>
-        method.Invoke(target, BindingFlags.DoNotWrapExceptions, null, arguments, CultureInfo.InvariantCulture);
+        method.Invoke(target, BindingFlags.DoNotWrapExceptions, null, [.. arguments, .. method.GetParameters().Skip(arguments.Length).Select(p => p.DefaultValue)], CultureInfo.InvariantCulture);
 
     internal static StringBuilder Escaped(this StringBuilder html, string text) => html.Append(WebUtility.HtmlEncode(text));
 }

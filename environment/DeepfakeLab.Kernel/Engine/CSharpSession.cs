@@ -199,6 +199,12 @@ public sealed class CSharpSession : IDisposable
         var emitted = compilation.Emit(pe, pdb, cancellationToken: context.Cancellation);
         CellErrors.ThrowIfAny(emitted.Diagnostics, name, source, instrumented);
 
+        if (pe.Length == 0)
+        {
+            previous = compilation; // only usings: nothing to run, but the next cell builds on them
+            submitted.Add(code);
+            return;
+        }
         pe.Position = pdb.Position = 0;
         var assembly = assemblies.Load(pe, pdb);
         var entry = compilation.GetEntryPoint(context.Cancellation)!;

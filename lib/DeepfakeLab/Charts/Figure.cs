@@ -17,6 +17,7 @@ public enum ChartTheme
 /// draws no text at all without fontconfig (our native Skia has none), knows one background a file, and gives clip paths the same
 /// ids in every file, so that two figures on a page damage each other.
 /// </remarks>
+[TypeFormatterSource(typeof(HtmlFormatterSource))]
 public sealed class Figure
 {
     private readonly IReadOnlyList<Panel> panels;

@@ -10,6 +10,7 @@ namespace DeepfakeLab;
 public sealed record Slice(string Name, int N, Estimate Recall, Estimate Auc);
 
 /// <summary>The figures of one model on one set of images, each with a 95 % bootstrap interval. Fake is the positive class.</summary>
+[TypeFormatterSource(typeof(HtmlFormatterSource))]
 public sealed class EvaluationReport
 {
     private const int CalibrationBins = 10;

@@ -15,6 +15,15 @@ public class SessionTests
     }
 
     [Fact]
+    public async Task A_cell_may_hold_nothing_to_run()
+    {
+        using var run = new CellRun();
+        foreach (var code in (string[])["", "// a comment", "using System.IO;", "#!markdown\ntext", "using System.Threading;\n"])
+            Assert.Null(await run.Eval(code));
+        Assert.Equal("a True", await run.Eval("Path.GetFileName(\"x/a\") + \" \" + Thread.CurrentThread.IsBackground"));
+    }
+
+    [Fact]
     public async Task A_last_expression_is_shown_and_a_statement_is_not()
     {
         using var run = new CellRun();

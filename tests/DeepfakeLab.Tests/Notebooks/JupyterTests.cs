@@ -1,0 +1,112 @@
+using System.Text.Json.Nodes;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>The kernel as Debian's Jupyter sees it: its own programs and clients drive it, over real sockets.</summary>
+public class JupyterTests(InstalledKernel kernel) : IClassFixture<InstalledKernel>
+{
+    [Fact]
+    public void Jupyters_own_kernel_test_passes() => Assert.Contains("OK", kernel.Python(["jupyter_kernel_test"], "python3-jupyter-kernel-test", "conformance.py").Error);
+
+    [Fact]
+    public void Outputs_interrupts_aborts_and_the_library_work_as_the_protocol_says()
+    {
+        var (output, _) = kernel.Python(["jupyter_client"], "python3-jupyter-client", "protocol.py", kernel.Library);
+        var times = JsonNode.Parse(output)!;
+        Assert.InRange((double)times["idle memory, MB"]!, 1, 300);
+        TestContext.Current.SendDiagnosticMessage(output);
+    }
+
+    [Fact]
+    public void A_thousand_messages_that_are_none_do_no_harm() => kernel.Python(["jupyter_client"], "python3-jupyter-client", "abuse.py", "1000");
+
+    /// <summary>DEEPFAKELAB_RESTARTS=200 is the full measure; a few are enough to see a leak or a stray process.</summary>
+    [Fact]
+    public void A_kernel_can_be_restarted_again_and_again() =>
+        kernel.Python(["jupyter_client"], "python3-jupyter-client", "restarts.py", Environment.GetEnvironmentVariable("DEEPFAKELAB_RESTARTS") ?? "10");
+
+    [Fact]
+    public void Nbconvert_executes_a_notebook()
+    {
+        kernel.Need(["nbconvert"], "jupyter-nbconvert");
+        using var folder = TestSupport.Folder();
+        var text = File.ReadAllText(Path.Combine(TestSupport.Root, "tests", "DeepfakeLab.Tests", "Notebooks", "fixtures", "tiny.ipynb"));
+        File.WriteAllText(folder["tiny.ipynb"], text.Replace("../artifacts/lib", Path.GetRelativePath(folder.Path, kernel.Library), StringComparison.Ordinal));
+        var (code, _, error) = TestSupport.Run(InstalledKernel.Interpreter,
+            ["-m", "nbconvert", "--to", "notebook", "--execute", folder["tiny.ipynb"], "--output", folder["out.ipynb"]], kernel.Environment);
+        Assert.True(code == 0, error);
+        var notebook = Notebooks.Notebook.Read(folder["out.ipynb"]);
+        Assert.DoesNotContain(Notebooks.NotebookRules.Violations(notebook), v => v.Contains("metadata", StringComparison.Ordinal));
+        Assert.Equal("<b>done</b>", Assert.IsType<Notebooks.DisplayOutput>(Assert.Single(notebook.Cells[3].Outputs)).Data["text/html"]);
+    }
+
+    [Fact]
+    public void Install_spares_another_programs_kernel_and_uninstall_removes_only_ours()
+    {
+        using var folder = TestSupport.Folder();
+        var spec = Path.Combine(folder.Path, "share", "jupyter", "kernels", ".net-csharp", "kernel.json");
+        Directory.CreateDirectory(Path.GetDirectoryName(spec)!);
+        File.WriteAllText(spec, "{\"argv\":[\"dotnet\",\"interactive\"]}");
+        Assert.Equal(1, InstalledKernel.Cli("kernel", "install", "--prefix", folder.Path, "--lib", kernel.Library).Code);
+        Assert.Equal(1, InstalledKernel.Cli("kernel", "uninstall", "--prefix", folder.Path).Code);
+        Assert.Equal(0, InstalledKernel.Cli("kernel", "install", "--force", "--prefix", folder.Path, "--lib", kernel.Library).Code);
+        Assert.Equal("message", (string?)JsonNode.Parse(File.ReadAllText(spec))!["interrupt_mode"]);
+        Assert.Equal(0, InstalledKernel.Cli("kernel", "uninstall", "--prefix", folder.Path).Code);
+        Assert.False(File.Exists(spec));
+        Assert.Contains("MISSING  kernel", InstalledKernel.Cli("kernel", "doctor", "--prefix", folder.Path).Output);
+        Assert.Equal(2, InstalledKernel.Cli("kernel", "install", "--user", "--prefix", folder.Path).Code);
+    }
+
+    [Theory]
+    [InlineData("{\"ip\":\"0.0.0.0\",\"key\":\"k\",\"shell_port\":1,\"control_port\":1,\"iopub_port\":1,\"stdin_port\":1,\"hb_port\":1}", "listens on this machine only")]
+    [InlineData("{\"transport\":\"ipc\"}", "not tcp")]
+    [InlineData("{\"shell_port\":99999}", "it has no shell_port")]
+    [InlineData("[]", "no Jupyter connection file")]
+    public void A_connection_file_that_asks_for_too_much_is_refused(string text, string expected)
+    {
+        using var folder = TestSupport.Folder();
+        File.WriteAllText(folder["connection.json"], text);
+        var (code, _, error) = InstalledKernel.Cli("kernel", "start", "--connection-file", folder["connection.json"]);
+        Assert.Equal(1, code);
+        Assert.Contains(expected, error);
+    }
+}
+
+/// <summary>A kernel installed under a temporary prefix, and the Python programs that drive it.</summary>
+public sealed class InstalledKernel : IDisposable
+{
+    public const string Interpreter = "/usr/bin/python3"; // Debian's own, for which its Jupyter is installed
+    private readonly TemporaryFolder folder = new();
+
+    public InstalledKernel()
+    {
+        Library = folder["lib"];
+        var (code, _, error) = Cli("kernel", "install", "--prefix", folder.Path, "--lib", Library);
+        Assert.True(code == 0, error);
+        Environment = new Dictionary<string, string> { ["JUPYTER_PATH"] = Path.Combine(folder.Path, "share", "jupyter"), ["DEEPFAKELAB_THREADS"] = "1" };
+    }
+
+    public string Library { get; }
+
+    public IDictionary<string, string> Environment { get; }
+
+    public static (int Code, string Output, string Error) Cli(params string[] arguments) =>
+        TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"), .. arguments]);
+
+    public void Need(string[] modules, string package)
+    {
+        if (!File.Exists(Interpreter) || TestSupport.Run(Interpreter, ["-c", "import " + string.Join(",", modules)]).Code != 0)
+            TestSupport.Skip($"needs Debian's python3 with {string.Join(", ", modules)} (apt install {package})");
+    }
+
+    public (string Output, string Error) Python(string[] modules, string package, string script, params string[] arguments)
+    {
+        Need(modules, package);
+        var path = Path.Combine(TestSupport.Root, "tests", "DeepfakeLab.Tests", "Notebooks", "jupyter", script);
+        var (code, output, error) = TestSupport.Run(Interpreter, [path, .. arguments], Environment);
+        Assert.True(code == 0, output + error);
+        return (output, error);
+    }
+
+    public void Dispose() => folder.Dispose();
+}
