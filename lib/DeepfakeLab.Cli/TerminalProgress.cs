@@ -1,4 +1,3 @@
-using System.Globalization;
 using Spectre.Console;
 
 namespace DeepfakeLab.Cli;
@@ -62,7 +61,7 @@ public sealed class TerminalProgress : IDisposable
         {
             if (latest is not { } update)
                 continue;
-            var line = Join(status, Describe(update));
+            var line = Join(status, update.ToString());
             if (line != last)
                 await Console.Error.WriteLineAsync(line);
             last = line;
@@ -90,23 +89,9 @@ public sealed class TerminalProgress : IDisposable
             return new Markup(Markup.Escape(status));
         const int bar = 24;
         var filled = update.Total > 0 ? (int)(bar * Math.Clamp((double)update.Done / update.Total, 0, 1)) : 0;
-        var text = Join(status, Describe(update));
+        var text = Join(status, update.ToString());
         text = text.Length > Math.Max(20, width - bar - 2) ? text[..Math.Max(20, width - bar - 3)] + "…" : text;
         return new Markup($"[green]{new string('━', filled)}[/][grey]{new string('─', bar - filled)}[/] {Markup.Escape(text)}");
-    }
-
-    /// <summary>"fine-tuning, epoch 3 of 8: 42 %, 126 of 300 images, 0:12 left, loss 0.431, accuracy 0.71".</summary>
-    internal static string Describe(ProgressUpdate update)
-    {
-        var parts = new List<string>();
-        if (update.Total > 0)
-            parts.Add(string.Create(CultureInfo.InvariantCulture, $"{100.0 * update.Done / update.Total:0} %, {update.Done} of {update.Total} {update.Unit}"));
-        else
-            parts.Add($"{update.Done} {update.Unit}");
-        if (update is { IsComplete: false, Remaining: { } left })
-            parts.Add(left.TotalHours >= 1 ? $"{(int)left.TotalHours}:{left.Minutes:00}:{left.Seconds:00} left" : $"{(int)left.TotalMinutes}:{left.Seconds:00} left");
-        parts.AddRange(update.Figures.Select(f => $"{f.Name} {f.Value.ToString("0.####", CultureInfo.InvariantCulture)}"));
-        return $"{update.Task}: {string.Join(", ", parts)}";
     }
 
     private static string Join(string status, string rest) => status.Length == 0 ? rest : $"{status} | {rest}";

@@ -5,7 +5,7 @@ using System.Text.Json.Nodes;
 
 namespace DeepfakeLab.Tests;
 
-/// <summary>A headless Chromium with the network off, driven over its DevTools protocol: one page, its console and its requests.</summary>
+/// <summary>A headless Chromium that reaches no further than this machine, and by default nothing at all, driven over its DevTools protocol: one page, its console and its requests.</summary>
 /// <remarks>Fifty lines of protocol spare the tests Node and a browser download of its own.</remarks>
 internal sealed class Browser : IDisposable
 {
@@ -13,17 +13,20 @@ internal sealed class Browser : IDisposable
     private readonly TemporaryFolder profile = TestSupport.Folder();
     private readonly ClientWebSocket socket = new();
     private readonly List<JsonNode> events = [];
+    private readonly bool local;
     private int calls;
 
     /// <summary>Starts Chromium; where there is none the test is skipped.</summary>
-    public Browser()
+    /// <param name="local">Whether it may ask servers on 127.0.0.1.</param>
+    public Browser(bool local = false)
     {
+        this.local = local;
         string[] names = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
         var file = Environment.GetEnvironmentVariable("CHROME_PATH") ?? names.FirstOrDefault(File.Exists);
         if (file is null)
             TestSupport.Skip("needs Chromium (apt install chromium) or CHROME_PATH");
         process = Process.Start(new ProcessStartInfo(file!,
-            ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND",
+            ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
              $"--user-data-dir={profile.Path}", "about:blank"]) { RedirectStandardError = true, RedirectStandardOutput = true })!; // else it would inherit, and outlive, the tests' own
         try
         {
@@ -52,7 +55,8 @@ internal sealed class Browser : IDisposable
         socket.ConnectAsync(new Uri(pages.First(p => (string?)p!["type"] == "page")!["webSocketDebuggerUrl"]!.ToString()), default).Wait();
         foreach (var domain in (string[])["Page", "Runtime", "Log", "Network"])
             Call($"{domain}.enable");
-        Call("Network.emulateNetworkConditions", new() { ["offline"] = true, ["latency"] = 0, ["downloadThroughput"] = 0, ["uploadThroughput"] = 0 });
+        if (!local)
+            Call("Network.emulateNetworkConditions", new() { ["offline"] = true, ["latency"] = 0, ["downloadThroughput"] = 0, ["uploadThroughput"] = 0 });
     }
 
     /// <summary>What the page wrote to its console as an error or warning, exceptions, and everything it asked for outside itself.</summary>
@@ -71,7 +75,7 @@ internal sealed class Browser : IDisposable
         Call("Emulation.setEmulatedMedia", new() { ["features"] = new JsonArray(new JsonObject { ["name"] = "prefers-color-scheme", ["value"] = dark ? "dark" : "light" }) });
         Call("Emulation.setDeviceMetricsOverride", new() { ["width"] = width, ["height"] = 800, ["deviceScaleFactor"] = 1, ["mobile"] = false });
         events.RemoveAll(e => (string?)e["method"] == "Page.loadEventFired");
-        Call("Page.navigate", new() { ["url"] = new Uri(path).AbsoluteUri });
+        Call("Page.navigate", new() { ["url"] = new Uri(path).AbsoluteUri }); // of a path, the file's
         while (!events.Any(e => (string?)e["method"] == "Page.loadEventFired"))
             events.Add(Receive());
     }

@@ -27,6 +27,9 @@ public sealed record SessionOptions
 
     /// <summary>The whole sentence for an <c>#r</c> whose file is absent, given its full path; null for the usual one.</summary>
     public Func<string, string?>? ExplainMissing { get; init; }
+
+    /// <summary>Told each assembly that an <c>#r</c> has loaded.</summary>
+    internal Action<Assembly>? Referenced { get; init; }
 }
 
 /// <summary>What became of a cell.</summary>

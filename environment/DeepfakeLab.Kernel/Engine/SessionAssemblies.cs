@@ -95,7 +95,10 @@ internal sealed class SessionAssemblies : IDisposable
             folders.Add(directory);
         References = References.Add(MetadataReference.CreateFromFile(file));
         if (host is null)
-            context.LoadFromAssemblyPath(file); // now, so that later requests by name meet this very file
+        {
+            var loaded = context.LoadFromAssemblyPath(file); // now, so that later requests by name meet this very file
+            options.Referenced?.Invoke(loaded);
+        }
     }
 
     private string? Find(string name) =>

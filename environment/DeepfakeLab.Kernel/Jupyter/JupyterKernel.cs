@@ -18,6 +18,7 @@ public sealed class JupyterKernel : IDisposable
     private readonly Channel<Work> queue = Channel.CreateUnbounded<Work>();
     private readonly TaskCompletionSource ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly List<(int Line, string Code)> history = [];
+    private readonly LibraryProgress progress = new();
     private readonly CSharpSession cells;
     private readonly CodeAssistant assistant;
     private readonly JupyterSockets sockets;
@@ -27,7 +28,7 @@ public sealed class JupyterKernel : IDisposable
 
     private JupyterKernel(ConnectionFile connection, SessionOptions options)
     {
-        cells = new CSharpSession(options);
+        cells = new CSharpSession(options with { Referenced = progress.Attach });
         assistant = new CodeAssistant(cells);
         sockets = new JupyterSockets(connection, new JupyterWire(connection.Key, session), Receive);
     }
@@ -188,6 +189,7 @@ public sealed class JupyterKernel : IDisposable
             Volatile.Write(ref running, cancellation);
             result = await cells.RunAsync(code, $"cell {count}", publisher.Show, cancellation.Token);
             Volatile.Write(ref running, null);
+            progress.EndCell(publisher.Show);
             publisher.Flush();
         }
 

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 
 namespace DeepfakeLab;
 
@@ -20,6 +21,19 @@ public sealed record ProgressUpdate(
 
     /// <summary>Whether this is the last update of its task.</summary>
     public bool IsComplete => Total > 0 && Done >= Total;
+
+    /// <summary>"fine-tuning, epoch 3 of 8: 42 %, 126 of 300 images, 0:12 left, loss 0.431".</summary>
+    public override string ToString()
+    {
+        var parts = new List<string>
+        {
+            Total > 0 ? string.Create(CultureInfo.InvariantCulture, $"{100.0 * Done / Total:0} %, {Done} of {Total} {Unit}") : $"{Done} {Unit}",
+        };
+        if (!IsComplete && Remaining is { } left)
+            parts.Add(left.TotalHours >= 1 ? $"{(int)left.TotalHours}:{left.Minutes:00}:{left.Seconds:00} left" : $"{(int)left.TotalMinutes}:{left.Seconds:00} left");
+        parts.AddRange(Figures.Select(f => $"{f.Name} {f.Value.ToString("0.####", CultureInfo.InvariantCulture)}"));
+        return $"{Task}: {string.Join(", ", parts)}";
+    }
 }
 
 /// <summary>Where long-running parts of the library tell how far they are, and learn that they are to stop.</summary>

@@ -1,0 +1,158 @@
+using System.Diagnostics;
+using System.Text.Json.Nodes;
+using DeepfakeLab.Notebooks;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>Jupyter's own notebook page in headless Chromium: what a person sees and clicks. Screenshots go to artifacts/screenshots.</summary>
+public class JupyterPageTests(InstalledKernel kernel) : IClassFixture<InstalledKernel>
+{
+    [Fact]
+    public void A_notebook_runs_in_the_page_with_moving_curves_an_interrupt_and_a_restart()
+    {
+        kernel.Need(["notebook"], "jupyter-notebook");
+        using var folder = TestSupport.Folder();
+        Training(Path.GetRelativePath(folder.Path, kernel.Library).Replace('\\', '/')).Write(folder["training.ipynb"]);
+        using var server = new JupyterServer(folder, kernel.Environment);
+        using var browser = new Browser(local: true);
+
+        browser.Open($"http://127.0.0.1:{server.Port}/notebooks/training.ipynb?token={JupyterServer.Token}");
+        Wait(browser, "window.Jupyter && Jupyter.notebook && Jupyter.notebook.kernel && Jupyter.notebook.kernel.is_connected() && Jupyter.notebook.kernel.info_reply.status == 'ok'");
+        browser.Evaluate("Jupyter.notebook.execute_all_cells()");
+
+        // The curve is drawn anew while its cell still runs: more than one picture is seen before the cell is done.
+        Wait(browser, "document.querySelectorAll('.output svg').length > 0");
+        browser.Evaluate("""
+            window.curves = new Set();
+            new MutationObserver(() => {
+              const busy = Jupyter.notebook.get_cell(2).input_prompt_number == '*';
+              const svg = document.querySelector('.output svg');
+              if (busy && svg) window.curves.add(svg.outerHTML);
+            }).observe(document.getElementById('notebook'), { childList: true, subtree: true }); 1
+            """);
+        Wait(browser, "window.curves.size >= 3");
+        Keep(browser, "jupyter-training.png");
+
+        // The confusion matrix is drawn, then the last cell, which never ends by itself, runs.
+        Wait(browser, "Jupyter.notebook.get_cell(4).input_prompt_number == '*' && Jupyter.notebook.get_cell(3).element.find('.output svg').length > 0");
+        Keep(browser, "jupyter-confusion.png");
+        browser.Evaluate("document.querySelector('[data-jupyter-action=\"jupyter-notebook:interrupt-kernel\"]').click()");
+        Wait(browser, "Jupyter.notebook.get_cell(4).element.find('.output_error').text().includes('interrupted')");
+        Assert.Contains("what earlier cells declared is still there", (string?)browser.Evaluate("Jupyter.notebook.get_cell(4).element.find('.output_error').text()"));
+        Keep(browser, "jupyter-interrupted.png");
+
+        // State survived the interrupt, and does not survive a restart.
+        Run("curve.Count");
+        Wait(browser, "Jupyter.notebook.get_cell(5).element.find('.output_result').text().trim() == '12'");
+        browser.Evaluate("document.querySelector('[data-jupyter-action=\"jupyter-notebook:confirm-restart-kernel\"]').click()");
+        Wait(browser, "document.querySelector('.modal.in .btn-danger') != null");
+        browser.Evaluate("window.restarted = false; Jupyter.notebook.events.on('kernel_ready.Kernel', () => window.restarted = true); document.querySelector('.modal.in .btn-danger').click()");
+        Wait(browser, "window.restarted && Jupyter.notebook.kernel.is_connected()");
+        Run("curve.Count");
+        Wait(browser, "Jupyter.notebook.get_cell(5).element.find('.output_error').text().includes('CS0103')");
+        Keep(browser, "jupyter-restarted.png");
+
+        void Run(string code) => browser.Evaluate($"Jupyter.notebook.get_cell(5).set_text({JsonValue.Create(code).ToJsonString()}); Jupyter.notebook.get_cell(5).execute(); 1");
+    }
+
+    /// <summary>A small notebook of the kind that the project's are: the library's figures, redrawn as training goes on.</summary>
+    private static Notebook Training(string library) => new()
+    {
+        Metadata = new JsonObject
+        {
+            ["kernelspec"] = new JsonObject { ["name"] = ".net-csharp", ["display_name"] = ".NET (C#)", ["language"] = "C#" },
+            ["language_info"] = new JsonObject { ["name"] = "polyglot-notebook" },
+        },
+        Cells =
+        [
+            new NotebookCell(CellKind.Markdown, "# Training\n\nThe loss is $\\mathcal{L} = -\\log \\hat{p}_y$."),
+            new NotebookCell(CellKind.Code, $"#r \"{library}/DeepfakeLab.dll\"\nusing DeepfakeLab;"),
+            new NotebookCell(CellKind.Code, """
+                var curve = new List<double>();
+                var shown = KernelInvocationContext.Current.Display("training");
+                for (var epoch = 1; epoch <= 12; epoch++)
+                {
+                    await Task.Delay(700);
+                    curve.Add(0.7 / epoch);
+                    var better = curve.Select(loss => 1 - loss).ToArray();
+                    shown.Update(Charts.TrainingCurves(curve.ToArray(), curve.ToArray(), better, better));
+                }
+                """),
+            new NotebookCell(CellKind.Code, "Charts.Confusion(new ConfusionMatrix(134, 58, 46, 171))"),
+            new NotebookCell(CellKind.Code, "while (true) { }"),
+            new NotebookCell(CellKind.Code, "0"),
+        ],
+    };
+
+    private static void Wait(Browser browser, string condition)
+    {
+        var clock = Stopwatch.StartNew();
+        while (browser.Evaluate($"Boolean({condition})") is not JsonValue value || !value.GetValue<bool>())
+        {
+            if (clock.Elapsed > TimeSpan.FromMinutes(3))
+                Assert.Fail($"not seen: {condition}\n{browser.Evaluate("document.body.innerText")}");
+            Thread.Sleep(200);
+        }
+    }
+
+    private static void Keep(Browser browser, string name)
+    {
+        var folder = Directory.CreateDirectory(Path.Combine(TestSupport.Root, "artifacts", "screenshots")).FullName;
+        File.WriteAllBytes(Path.Combine(folder, name), browser.Screenshot());
+    }
+}
+
+/// <summary>A notebook server on a free port, with settings of its own.</summary>
+internal sealed class JupyterServer : IDisposable
+{
+    public const string Token = "only-for-this-test";
+    private readonly Process process;
+
+    public JupyterServer(TemporaryFolder folder, IDictionary<string, string> environment)
+    {
+        var start = new ProcessStartInfo(InstalledKernel.Interpreter,
+            ["-m", "notebook", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--port-retries=50", $"--NotebookApp.token={Token}", $"--notebook-dir={folder.Path}"])
+        {
+            RedirectStandardOutput = true, RedirectStandardError = true,
+        };
+        foreach (var (key, value) in environment)
+            start.Environment[key] = value;
+        start.Environment["JUPYTER_CONFIG_DIR"] = folder["config"];
+        start.Environment["JUPYTER_RUNTIME_DIR"] = folder["runtime"];
+        start.Environment["JUPYTER_DATA_DIR"] = folder["data"];
+        process = Process.Start(start)!;
+        process.OutputDataReceived += (_, _) => { };
+        process.ErrorDataReceived += (_, _) => { };
+        process.BeginOutputReadLine();
+        process.BeginErrorReadLine();
+        var clock = Stopwatch.StartNew();
+        while (Port == 0)
+        {
+            Assert.True(clock.Elapsed < TimeSpan.FromMinutes(2) && !process.HasExited, "the notebook server does not start");
+            Thread.Sleep(200);
+            if (Directory.Exists(folder["runtime"]) && Directory.GetFiles(folder["runtime"], "nbserver-*.json").FirstOrDefault() is { } file)
+                Port = ReadPort(file);
+        }
+    }
+
+    public int Port { get; }
+
+    private static int ReadPort(string file)
+    {
+        try
+        {
+            return (int?)JsonNode.Parse(File.ReadAllText(file))?["port"] ?? 0;
+        }
+        catch (Exception e) when (e is System.Text.Json.JsonException or IOException)
+        {
+            return 0; // it is just being written
+        }
+    }
+
+    public void Dispose()
+    {
+        process.Kill(entireProcessTree: true);
+        process.WaitForExit();
+        process.Dispose();
+    }
+}
