@@ -55,6 +55,13 @@ public sealed record Preprocessing(Preprocessing.Size? Resize, Preprocessing.Siz
         return tensor;
     }
 
+    /// <summary>One image as a model's input: float32 [1, 3, H, W], normalized, on <see cref="LabRuntime.Device"/>; the caller owns it.</summary>
+    public torch.Tensor ToBatch(RgbImage image)
+    {
+        using var scope = torch.NewDisposeScope();
+        return Normalize(ToTensor(Apply(image)).unsqueeze(0).to(LabRuntime.Device)).MoveToOuterDisposeScope();
+    }
+
     /// <summary>uint8 [N, 3, H, W] (or [3, H, W]) to float32 of the same shape on the same device, scaled to 0..1 and normalized.</summary>
     public torch.Tensor Normalize(torch.Tensor images)
     {

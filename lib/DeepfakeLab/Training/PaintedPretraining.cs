@@ -43,6 +43,30 @@ public static class PaintedPretraining
         return accuracy;
     }
 
+    /// <summary>What a model with the embedded weights' own head says of a face, attribute by attribute.</summary>
+    /// <param name="logits">[1, all classes of all attributes].</param>
+    /// <returns>Attribute, and its most probable class in words.</returns>
+    public static IReadOnlyList<(string Attribute, string Value)> Read(Tensor logits)
+    {
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        return [.. Split(logits).Zip(FaceTraits.Heads, (part, head) => (head.Name, InWords(head.Name, (int)part.argmax(1).item<long>(), head.Classes)))];
+    }
+
+    /// <summary>Attributes that are kinds have names; the others are levels from few to many.</summary>
+    private static string InWords(string attribute, int value, int classes) => attribute switch
+    {
+        "hairColour" => ((HairColour)value).ToString(),
+        "hairStyle" => ((HairStyle)value).ToString(),
+        "eyeColour" => ((EyeColour)value).ToString(),
+        "glasses" => ((Glasses)value).ToString(),
+        "headwear" => ((Headwear)value).ToString(),
+        "beard" => ((Beard)value).ToString(),
+        "age" => ((Age)value).ToString(),
+        "scenery" => ((Scenery)value).ToString(),
+        _ => $"level {value + 1} of {classes}",
+    };
+
     private static void Train(VisionModel network, int images, int size, double learningRate, long seed, CancellationToken cancellation)
     {
         using var optimizer = optim.AdamW(network.parameters(), learningRate, weight_decay: 0.02);

@@ -106,10 +106,15 @@ public abstract record Weights
 
     private sealed record AutoWeights : Weights
     {
-        public override string Description => "ImageNet weights when they can be had, else the embedded ones";
+        public override string Description => "the file that DEEPFAKELAB_WEIGHTS names; else ImageNet weights when they can be had, else the embedded ones";
 
         internal override void LoadInto(VisionModel model)
         {
+            if (Environment.GetEnvironmentVariable("DEEPFAKELAB_WEIGHTS") is { Length: > 0 } chosen)
+            {
+                File(chosen).LoadInto(model);
+                return;
+            }
             var weights = PretrainedWeights.Of(model.Name)[^1];
             // where nothing is embedded there is nothing to fall back to, and ImageNet's own error says what to do
             var embedded = EmbeddedWeights.Has(model.Name);
