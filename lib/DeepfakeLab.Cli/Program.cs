@@ -16,6 +16,7 @@ public static class Program
             PretrainCommand.Create(),
             NotebookCommand.Create(),
             KernelCommand.Create(),
+            ModelsCommand.Create(),
         };
         var parsed = root.Parse(args);
         if (parsed.Errors.Count > 0)

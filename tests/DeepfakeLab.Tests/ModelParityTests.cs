@@ -119,6 +119,10 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
             Assert.Equal(line[2..], state.Select(t => $"{t.Key}:{string.Join('x', t.Value.shape)}"));
             Assert.Equal(long.Parse(line[1], CultureInfo.InvariantCulture), model.ParameterCount);
             Assert.Equal(model.Stages.Distinct(), model.Stages);
+            var info = ModelInfo.All.Single(i => i.Name == model.Name);
+            Assert.Equal((model.Family, model.ParameterCount, model.InputSize), (info.Family, info.Parameters, info.InputSize));
+            if (info.MultiplyAdds < 400_000_000) // the others' are counted at a smaller size above
+                Assert.Equal(info.MultiplyAdds, model.CountMultiplyAdds());
         }
     }
 

@@ -98,8 +98,8 @@ public class ModelTests
         using var inference = inference_mode();
         using var x = zeros(1, 3, 64, 64);
         model.call(x).Dispose();
-        var before = Tensor.TotalCount;
+        var before = DisposeScopeManager.Statistics.ThreadTotalLiveCount;
         model.call(x).Dispose();
-        Assert.Equal(before, Tensor.TotalCount);
+        Assert.Equal(before, DisposeScopeManager.Statistics.ThreadTotalLiveCount);
     }
 }

@@ -20,7 +20,7 @@ internal sealed record PickleTensor(PickleStorage Storage, long Offset, long[] S
 /// those of protocols 2 to 5 that plain data needs (Python's <c>pickletools.py</c>); every object costs at least one byte of the file,
 /// and no more than <see cref="MostObjects"/> are made.
 /// </remarks>
-internal sealed class PickleReader(Stream stream, Func<PickleTuple, object?>? persistent = null, Func<object?, object?>? persistentId = null)
+internal sealed class PickleReader(Stream stream, Func<PickleTuple, PickleStorage>? persistent = null, Func<object?, object?>? persistentId = null)
 {
     private const int MostObjects = 1_000_000;
     private const int LongestText = 1 << 20;
@@ -43,6 +43,10 @@ internal sealed class PickleReader(Stream stream, Func<PickleTuple, object?>? pe
         name is PickleName { FullName: var full } && full.StartsWith("torch.", StringComparison.Ordinal) && storages.TryGetValue(full[6..], out var type)
             ? type
             : throw new InvalidDataException("a storage's type is not known");
+
+    /// <summary>The name of the storage class of an element type, without its module.</summary>
+    public static string StorageName(ScalarType type) => storages.FirstOrDefault(s => s.Value == type).Key
+        ?? throw new CheckpointException("PyTorch's files take no tensor of this type", type.ToString(), "Convert it first");
 
     /// <summary>Reads one pickle, up to and with its STOP; the stream then stands behind it.</summary>
     public object? Read()
@@ -104,7 +108,8 @@ internal sealed class PickleReader(Stream stream, Func<PickleTuple, object?>? pe
         "collections.OrderedDict" or "torch._utils._rebuild_tensor_v2" or "torch._utils._rebuild_tensor" or "torch._utils._rebuild_parameter"
             or "torch.Size" => new($"{module}.{name}"),
         "torch._tensor._rebuild_tensor_v2" or "torch.tensor._rebuild_tensor_v2" => new("torch._utils._rebuild_tensor_v2"),
-        _ when module is "torch" or "torch.cuda" && storages.ContainsKey(name) => new("torch." + name),
+        _ when module is "torch" or "torch.cuda" && (storages.ContainsKey(name) || storages.ContainsKey(name.Replace("Tensor", "Storage", StringComparison.Ordinal))) =>
+            new("torch." + name),
         _ => throw new InvalidDataException($"it names {Printable($"{module}.{name}")}, which tensors do not need and which is not run"),
     };
 
@@ -229,7 +234,7 @@ internal sealed class PickleReader(Stream stream, Func<PickleTuple, object?>? pe
     private static object Long(byte[] bytes)
     {
         var value = new System.Numerics.BigInteger(bytes);
-        return value >= long.MinValue && value <= long.MaxValue ? (long)value : value;
+        return value >= long.MinValue && value <= long.MaxValue ? (object)(long)value : value; // without the cast both become BigInteger
     }
 
     private string Line()
@@ -241,5 +246,6 @@ internal sealed class PickleReader(Stream stream, Func<PickleTuple, object?>? pe
         return line.ToString();
     }
 
-    private static string Printable(string text) => new([.. text.Take(80).Select(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' ? c : '?')]);
+    /// <summary>Something from a file that an error message may repeat.</summary>
+    public static string Printable(string text) => new([.. text.Take(80).Select(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' ? c : '?')]);
 }

@@ -30,6 +30,17 @@ public sealed record PretrainedWeights(string Model, string Entry, string File, 
         ? found
         : throw new ModelException("There are no ImageNet weights of this model", model, "Use one of " + string.Join(", ", All.Select(w => w.Model).Distinct()));
 
+    /// <summary>One entry of a model; null for torchvision's default.</summary>
+    /// <exception cref="ModelException">There is no such model.</exception>
+    /// <exception cref="WeightsException">The model has no such entry.</exception>
+    public static PretrainedWeights Find(string model, string? entry = null) => entry is null ? Of(model)[^1]
+        : Of(model).FirstOrDefault(w => w.Entry == entry)
+            ?? throw new WeightsException($"{model} has no such entry", entry, "Use one of " + string.Join(", ", Of(model).Select(w => w.Entry)));
+
+    /// <summary>The file's path in torch's own cache and its SHA-256, after a download if it was not there.</summary>
+    /// <exception cref="WeightsException">It is neither cached nor to be had; the message says how to bring it by hand.</exception>
+    public (string Path, string Sha256) Fetch() => WeightsFile.Get(this);
+
     /// <summary>Every entry, from torchvision 0.14; the default one of a model, torchvision's <c>DEFAULT</c>, is its last.</summary>
     /// <remarks>
     /// EfficientNet-B0 to -B7 were uploaded anew in 2023, with other hashes (pytorch/vision issue 8060); theirs are from torchvision 0.17.

@@ -47,7 +47,7 @@ internal static class RawTensors
 
     /// <summary>Whether an exception means that a file's content is bad, wherever it was found out.</summary>
     public static bool IsBadContent(Exception e) =>
-        e is InvalidDataException or EndOfStreamException or InvalidCastException or OverflowException or ExternalException
+        e is InvalidDataException or EndOfStreamException or KeyNotFoundException or InvalidCastException or OverflowException or ExternalException
             or ArgumentException or FormatException or IndexOutOfRangeException or NotSupportedException
             or System.Text.Json.JsonException or InvalidOperationException;
 }

@@ -64,13 +64,11 @@ public abstract record Weights
 
         internal override void LoadInto(VisionModel model)
         {
-            var entries = PretrainedWeights.Of(model.Name);
-            var weights = Entry is null ? entries[^1] : entries.FirstOrDefault(w => w.Entry == Entry)
-                ?? throw new WeightsException($"{model.Name} has no such entry", Entry, "Use one of " + string.Join(", ", entries.Select(w => w.Entry)));
+            var weights = PretrainedWeights.Find(model.Name, Entry);
             if (model.Classes != ImageNetClasses.Names.Count)
                 throw new WeightsException($"ImageNet weights of {model.Name} tell 1000 classes apart", $"classes = {model.Classes}",
                     "Create the model with 1000 classes and call WithHead(classes) on it");
-            var (path, hash) = WeightsFile.Get(weights);
+            var (path, hash) = weights.Fetch();
             using var state = Checkpoint.Read(path);
             state.LoadInto(model);
             model.Preprocessing = weights.Preprocessing;
@@ -115,7 +113,7 @@ public abstract record Weights
                 File(chosen).LoadInto(model);
                 return;
             }
-            var weights = PretrainedWeights.Of(model.Name)[^1];
+            var weights = PretrainedWeights.Find(model.Name);
             // where nothing is embedded there is nothing to fall back to, and ImageNet's own error says what to do
             var embedded = EmbeddedWeights.Has(model.Name);
             if (!embedded || System.IO.File.Exists(WeightsFile.PathOf(weights)) || WeightsFile.IsReachable(weights, out var reason))

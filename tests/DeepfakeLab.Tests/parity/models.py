@@ -3,8 +3,10 @@
 usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-result.pth (what comes of it) for each model
        models.py keys NAME...          prints a line for each model: name, parameters, then key:shape of its state dict
 """
+import os
 import sys
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve whatever else runs
 import torch
 import torchvision
 
