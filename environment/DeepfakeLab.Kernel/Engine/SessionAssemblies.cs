@@ -16,21 +16,20 @@ internal sealed class SessionAssemblies : IDisposable
     /// <summary>How the names of all assemblies made from cells begin.</summary>
     public const string CellPrefix = "cell";
 
-    private static readonly Lazy<ImmutableArray<MetadataReference>> framework = new(FrameworkReferences);
-
     private readonly SessionOptions options;
     private readonly AssemblyLoadContext context = new("notebook");
     private readonly List<string> folders = [];       // where managed dependencies may lie
     private readonly List<string> nativeFolders = [];
     private readonly Dictionary<string, string> packageFiles = new(StringComparer.OrdinalIgnoreCase); // simple name -> file
     private readonly HashSet<string> referenced = new(StringComparer.OrdinalIgnoreCase);              // simple names
+    private readonly HashSet<string> frameworkNames = new(StringComparer.OrdinalIgnoreCase);
     private readonly PackageReferences packages;
 
     public SessionAssemblies(SessionOptions options)
     {
         this.options = options;
         packages = new PackageReferences(options.CacheFolder);
-        References = framework.Value.Add(MetadataReference.CreateFromFile(typeof(SessionAssemblies).Assembly.Location));
+        References = FrameworkReferences().Add(MetadataReference.CreateFromFile(typeof(SessionAssemblies).Assembly.Location));
         Resolver = new MissingAssemblyResolver(this);
         context.Resolving += (_, name) => Find(name.Name!) is { } path ? context.LoadFromAssemblyPath(path) : null;
         context.ResolvingUnmanagedDll += (_, name) => FindNative(name);
@@ -59,7 +58,7 @@ internal sealed class SessionAssemblies : IDisposable
         if (target.StartsWith("path:", StringComparison.Ordinal))
             return; // a note for other tools
         var name = Path.GetFileNameWithoutExtension(target);
-        if (!target.Contains('/') && !target.Contains('\\') && framework.Value.Any(r => Path.GetFileNameWithoutExtension(r.Display) == name))
+        if (!target.Contains('/') && !target.Contains('\\') && frameworkNames.Contains(name))
             return; // #r "System.Net.Http": always there
         var path = Path.GetFullPath(target.Replace('\\', '/'), folder);
         if (HostAssembly(path) is { } known)
@@ -119,11 +118,16 @@ internal sealed class SessionAssemblies : IDisposable
     }
 
     /// <summary>The shared framework only: a notebook sees of the host no more than it asks for, here as in any other kernel.</summary>
-    private static ImmutableArray<MetadataReference> FrameworkReferences()
+    /// <remarks>
+    /// Read anew for each session: the compiler keeps the symbols it has made of a file with the file, and takes them from there for the
+    /// next cell. Symbols that another session's compilation left would make a type of an earlier cell differ from itself.
+    /// </remarks>
+    private ImmutableArray<MetadataReference> FrameworkReferences()
     {
         var folder = Path.GetDirectoryName(typeof(object).Assembly.Location)!;
-        var trusted = (AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") as string ?? "").Split(Path.PathSeparator);
-        return [.. trusted.Where(p => Path.GetDirectoryName(p) == folder).Select(p => (MetadataReference)MetadataReference.CreateFromFile(p))];
+        var trusted = (AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") as string ?? "").Split(Path.PathSeparator).Where(p => Path.GetDirectoryName(p) == folder).ToList();
+        frameworkNames.UnionWith(trusted.Select(p => Path.GetFileNameWithoutExtension(p)));
+        return [.. trusted.Select(p => (MetadataReference)MetadataReference.CreateFromFile(p))];
     }
 
     public void Dispose() => packages.Dispose();

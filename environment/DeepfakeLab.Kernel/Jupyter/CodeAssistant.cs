@@ -14,6 +14,7 @@ internal sealed class CodeAssistant(CSharpSession session) : IDisposable
     private const int MostMatches = 500;
     private AdhocWorkspace? workspace; // made at the first question: it takes a second and 50 MB
     private Project? last;
+    private readonly Dictionary<string, MetadataReference> references = [];
     private int known;
 
     public async Task<JsonObject> CompleteAsync(string code, int cursor)
@@ -93,9 +94,16 @@ internal sealed class CodeAssistant(CSharpSession session) : IDisposable
         var info = ProjectInfo.Create(id, VersionStamp.Default, name, name, LanguageNames.CSharp, isSubmission: true,
             parseOptions: CellParser.ScriptOptions,
             compilationOptions: new CSharpCompilationOptions(OutputKind.DynamicallyLinkedLibrary, usings: CSharpSession.Imports, allowUnsafe: true),
-            metadataReferences: session.References,
+            metadataReferences: session.References.Select(Again),
             projectReferences: last is null ? [] : [new ProjectReference(last.Id)]);
         return workspace!.CurrentSolution.AddProject(info).AddDocument(DocumentId.CreateNewId(id), name, SourceText.From(code)).GetProject(id)!;
+    }
+
+    /// <summary>The same file read once more; the compiler must not meet symbols of this workspace's when it compiles a cell.</summary>
+    private MetadataReference Again(MetadataReference reference)
+    {
+        var path = reference.Display!;
+        return references.TryGetValue(path, out var known) ? known : references[path] = MetadataReference.CreateFromFile(path);
     }
 
     /// <summary>Jupyter counts code points, .NET counts UTF-16 units.</summary>

@@ -111,7 +111,7 @@ internal sealed class JupyterServer : IDisposable
     public JupyterServer(TemporaryFolder folder, IDictionary<string, string> environment)
     {
         var start = new ProcessStartInfo(InstalledKernel.Interpreter,
-            ["-m", "notebook", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--port-retries=50", $"--NotebookApp.token={Token}", $"--notebook-dir={folder.Path}"])
+            ["-m", "notebook", "--no-browser", "--allow-root", "--ip=127.0.0.1", $"--port={FreePort()}", "--port-retries=50", $"--NotebookApp.token={Token}", $"--notebook-dir={folder.Path}"])
         {
             RedirectStandardOutput = true, RedirectStandardError = true,
         };
@@ -136,6 +136,14 @@ internal sealed class JupyterServer : IDisposable
     }
 
     public int Port { get; }
+
+    /// <summary>Port 0 would do, but this server then does not say which it got; from here on it looks for a free one itself.</summary>
+    private static int FreePort()
+    {
+        using var listener = new System.Net.Sockets.TcpListener(System.Net.IPAddress.Loopback, 0);
+        listener.Start();
+        return ((System.Net.IPEndPoint)listener.LocalEndpoint).Port;
+    }
 
     private static int ReadPort(string file)
     {

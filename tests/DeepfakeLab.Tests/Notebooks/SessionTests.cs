@@ -87,6 +87,15 @@ public class SessionTests
     }
 
     [Fact]
+    public async Task Sessions_that_compile_at_once_do_not_mix_up_their_types() => await Task.WhenAll(Enumerable.Range(0, 6).Select(async i =>
+    {
+        using var run = new CellRun(new SessionOptions { Folder = AppContext.BaseDirectory });
+        await run.Eval("#r \"DeepfakeLab.dll\"\nusing DeepfakeLab;");
+        await run.Eval("KernelInvocationContext.Current.Display(1); Estimate known = default;");
+        Assert.Equal("0", await run.Eval("using DeepfakeLab;\nKernelInvocationContext.Current.Display(new Estimate()); known.Value"));
+    }));
+
+    [Fact]
     public async Task A_display_can_be_updated()
     {
         using var run = new CellRun();
