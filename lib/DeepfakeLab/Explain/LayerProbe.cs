@@ -1,0 +1,47 @@
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>Reads what a layer gave out during a forward pass, and how the score depends on it.</summary>
+internal static class LayerProbe
+{
+    /// <summary>Activations of a layer and the gradient of the summed scores with respect to them, both [N, C, h, w].</summary>
+    /// <param name="layer">A stage of <see cref="VisionModel.Stages"/>, or any module's state-dict path such as <c>layer4.1.conv2</c>.</param>
+    /// <param name="target">Which logit is the score.</param>
+    public static (Tensor Activations, Tensor Gradients) Run(VisionModel model, Tensor images, string layer, int target)
+    {
+        using var scope = NewDisposeScope();
+        using var gradients = enable_grad();
+        Tensor? kept = null;
+        // The graph is cut at the layer: all before it needs no gradient. A clone goes on, as later layers may work in place.
+        var hook = Find(model, layer).register_forward_hook((_, _, output) =>
+        {
+            kept = output.detach().requires_grad_().MoveToOtherDisposeScope(scope);
+            return kept.clone();
+        });
+        Tensor logits;
+        try
+        {
+            logits = model.call(images);
+        }
+        finally
+        {
+            hook.remove();
+        }
+        if (kept is null || kept.Dimensions != 4)
+            throw new ModelException($"This layer of {model.Name} gives no feature maps [N, C, h, w]", layer, "Use a convolutional stage, such as " + DefaultLayer(model));
+        var gradient = autograd.grad([logits.select(1, target).sum()], [kept])[0];
+        return (kept.detach().MoveToOuterDisposeScope(), gradient.detach().MoveToOuterDisposeScope());
+    }
+
+    /// <summary>The last stage that still has feature maps: the usual place for Grad-CAM.</summary>
+    public static string DefaultLayer(VisionModel model) => model.Stages[^2];
+
+    private static nn.Module<Tensor, Tensor> Find(VisionModel model, string layer)
+    {
+        if (model.Stages.Contains(layer) && layer != model.Stages[^1])
+            return model.StageLayers(layer)[^1];
+        return model.named_modules().FirstOrDefault(m => m.name == layer).module as nn.Module<Tensor, Tensor>
+            ?? throw new ModelException($"{model.Name} has no such layer", layer, $"Use one of {string.Join(", ", model.Stages.SkipLast(1))}, or a module's path in the state dict");
+    }
+}

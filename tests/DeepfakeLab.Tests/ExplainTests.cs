@@ -1,0 +1,191 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>Explanations against references written with PyTorch's hooks, and on networks whose explanation is known.</summary>
+public class ExplainTests
+{
+    [Theory]
+    [InlineData("mobilenet_v2", "features.18", "features.13", "features.0", "features.14.conv.1.0")]
+    public void Grad_CAM_and_integrated_gradients_equal_a_reference_with_hooks(string name, params string[] layers)
+    {
+        using var folder = TestSupport.Folder();
+        TestSupport.Python(["torch", "torchvision"], "explain.py", [folder.Path, name, .. layers]);
+        using var scope = NewDisposeScope();
+        using var model = Models.Create(name, Weights.File(folder[$"{name}.pth"]));
+        using var expected = Checkpoint.Read(folder[$"{name}-explain.pth"]);
+        model.train(); // each method sees to eval mode itself
+        var filled = layers.SelectMany(l => (string[])[$"{l}/cam", $"{l}/cam++"]).Count(key => expected[key].max().item<float>() == 1);
+        Assert.True(filled >= layers.Length, $"only {filled} of the reference's maps show anything");
+        foreach (var layer in layers)
+        {
+            Near(expected[$"{layer}/cam"], Explain.GradCam(model, expected["x"], 3, layer), $"Grad-CAM at {layer}");
+            Near(expected[$"{layer}/cam++"], Explain.GradCamPlusPlus(model, expected["x"], 3, layer), $"Grad-CAM++ at {layer}");
+        }
+        Near(expected[$"{layers[0]}/cam"], Explain.GradCam(model, expected["x"], 3), "Grad-CAM at the usual layer");
+        var attributions = Explain.IntegratedGradients(model, expected["x"], 3, steps: 16);
+        Assert.InRange((attributions - expected["ig"]).abs().max().item<float>() / expected["ig"].abs().max().item<float>(), 0, 1e-4);
+        Assert.True(model.training);
+        Assert.All(model.parameters(), p => Assert.Null(p.grad));
+    }
+
+    [Fact]
+    public void Integrated_gradients_add_up_to_the_change_of_the_logit()
+    {
+        using var scope = NewDisposeScope();
+        using var model = Small();
+        LabRuntime.Seed(3);
+        var x = randn(2, 3, 64, 64);
+        var attributions = Explain.IntegratedGradients(model, x, 1, steps: 100);
+        model.eval();
+        using var frozen = no_grad();
+        var change = model.call(x).select(1, 1) - model.call(zeros_like(x)).select(1, 1);
+        var sums = attributions.sum([1, 2, 3]);
+        Assert.InRange((change - sums).abs().max().item<float>(), 0, 0.05 * change.abs().max().item<float>());
+    }
+
+    [Fact]
+    public void A_layer_that_is_none_or_gives_no_maps_is_refused_by_name()
+    {
+        using var scope = NewDisposeScope();
+        using var model = Small();
+        var x = zeros(1, 3, 64, 64);
+        Assert.Contains("features.99", Assert.Throws<ModelException>(() => Explain.GradCam(model, x, 0, "features.99")).Message, StringComparison.Ordinal);
+        Assert.Contains("classifier", Assert.Throws<ModelException>(() => Explain.GradCam(model, x, 0, "classifier")).Message, StringComparison.Ordinal);
+        Assert.Throws<ModelException>(() => Explain.Occlusion(model, x, 0, square: 65));
+    }
+
+    [Fact]
+    public void Occlusion_finds_the_only_place_that_matters()
+    {
+        using var scope = NewDisposeScope();
+        using var model = Small();
+        // What matters to any network: the place whose hiding changes the answer. One bright spot on nothing is such a place.
+        var x = zeros(1, 3, 64, 64);
+        x[0].narrow(1, 8, 12).narrow(2, 40, 12).fill_(4);
+        model.eval();
+        using var frozen = no_grad();
+        var target = (int)(model.call(x) - model.call(zeros_like(x))).argmax(1).item<long>();
+        var map = Explain.Occlusion(model, x, target, square: 16, stride: 8)[0];
+        Assert.Equal((7, 7), (map.GetLength(0), map.GetLength(1)));
+        for (var row = 0; row < 7; row++)
+        {
+            for (var column = 0; column < 7; column++)
+            {
+                var overlaps = row * 8 < 20 && row * 8 + 16 > 8 && column * 8 < 52 && column * 8 + 16 > 40;
+                Assert.True(overlaps || map[row, column] < 1e-4, $"{row},{column}: {map[row, column]}");
+            }
+        }
+        Assert.Equal(1, map.Cast<float>().Max());
+    }
+
+    [Fact]
+    public void Memory_does_not_grow_with_explanations()
+    {
+        using var model = Small();
+        using var x = zeros(1, 3, 64, 64);
+        Explain.GradCam(model, x, 0);
+        var before = Tensor.TotalCount;
+        for (var i = 0; i < 3; i++)
+        {
+            Explain.GradCam(model, x, 0);
+            Explain.GradCamPlusPlus(model, x, 0, "features.10");
+            Explain.Occlusion(model, x, 0);
+            Explain.IntegratedGradients(model, x, 0, 2).Dispose();
+        }
+        Assert.Equal(before, Tensor.TotalCount);
+    }
+
+    [Fact]
+    public void Localisation_counts_hits_heat_and_chance()
+    {
+        var mask = new bool[10, 10];
+        for (var y = 0; y < 5; y++)
+        {
+            for (var x = 0; x < 2; x++)
+                mask[y, x] = true;
+        }
+        var (on, off) = (new float[10, 10], new float[10, 10]);
+        (on[1, 1], off[9, 9]) = (1, 1);
+        var result = Localisation.Of([on, off, on], [mask, mask, null]);
+        Assert.Equal(new Localisation(2, 0.5, 0.5, 0.1), result);
+        Assert.Equal(5, result.HitsOverChance, 1e-12);
+        Assert.Throws<EvaluationException>(() => Localisation.Of([on], [null]));
+        var even = new float[4, 4];
+        for (var i = 0; i < 16; i++)
+            even[i / 4, i % 4] = 1;
+        Assert.Equal(0.1, Localisation.Of([even], [mask]).HeatInside, 1e-6);
+    }
+
+    [Fact]
+    public void Ciplabs_boxes_follow_the_name()
+    {
+        FaceImage Named(FaceParts parts) => new("x.jpg", "/x.jpg", 0, Difficulty.Easy, parts, 0);
+        Assert.Null(Localisation.CiplabMask(Named(FaceParts.None)));
+        var left = Localisation.CiplabMask(Named(FaceParts.LeftEye))!;
+        Assert.True(left[45, 35] && !left[45, 65] && !left[75, 50]);
+        var both = Localisation.CiplabMask(Named(FaceParts.RightEye | FaceParts.Mouth))!;
+        Assert.True(!both[45, 35] && both[45, 65] && both[75, 50]);
+    }
+
+    [Fact]
+    public void Principal_components_equal_scikit_learns_and_tsne_keeps_neighbours_as_well()
+    {
+        LabRuntime.Seed(5);
+        using var scope = NewDisposeScope();
+        var centres = randn(4, 20, dtype: float64) * 4;
+        var x = cat([.. Enumerable.Range(0, 4).Select(i => centres[i] + randn(30, 20, dtype: float64))]);
+        using var folder = TestSupport.Folder();
+        File.WriteAllText(folder["x.json"], Json(x));
+        var plane = Embeddings.Tsne(x, perplexity: 15);
+        File.WriteAllText(folder["plane.json"], JsonSerializer.Serialize(Enumerable.Range(0, 120).Select(i => (double[])[plane[i, 0], plane[i, 1]])));
+        var expected = JsonNode.Parse(TestSupport.Python(["sklearn"], "pca.py", folder["x.json"], folder["plane.json"]))!;
+        var pca = Embeddings.Pca(x, 3);
+        for (var i = 0; i < 120; i++)
+        {
+            for (var d = 0; d < 3; d++)
+                Assert.Equal((double)expected["pca"]![i]![d]!, pca[i, d], 1e-9);
+        }
+        Assert.True((double)expected["ours"]! > (double)expected["trust"]! - 0.01, expected["ours"] + " against " + expected["trust"]);
+        Assert.Equal(plane, Embeddings.Tsne(x, perplexity: 15));
+        Assert.Throws<EvaluationException>(() => Embeddings.Tsne(x, perplexity: 60));
+    }
+
+    [Fact]
+    public void The_nearest_training_image_of_a_training_image_is_itself()
+    {
+        LabRuntime.Seed(6);
+        using var scope = NewDisposeScope();
+        var training = randn(20, 8);
+        var nearest = Embeddings.Nearest(training.narrow(0, 3, 4) * 2, training, count: 3);
+        Assert.Equal([3, 4, 5, 6], nearest.Select(n => n[0].Index));
+        Assert.All(nearest, n => Assert.Equal(1, n[0].Similarity, 1e-6));
+        Assert.All(nearest, n => Assert.True(n[0].Similarity > n[1].Similarity && n[1].Similarity >= n[2].Similarity));
+    }
+
+    /// <summary>A random network whose batch norms know the range of their inputs, as a trained one's do; without that its signal dies out.</summary>
+    private static VisionModel Small()
+    {
+        LabRuntime.Seed(1);
+        var model = Models.MobileNetV2(Weights.None, classes: 3);
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
+        for (var i = 0; i < 60; i++)
+            model.call(randn(4, 3, 64, 64)).Dispose();
+        return model;
+    }
+
+    private static void Near(Tensor expected, IReadOnlyList<float[,]> actual, string what)
+    {
+        var values = expected.data<float>().ToArray();
+        float[] ours = [.. actual.SelectMany(m => m.Cast<float>())];
+        Assert.Equal(values.Length, ours.Length);
+        var worst = values.Zip(ours, (a, b) => Math.Abs(a - b)).Max();
+        Assert.True(worst <= 1e-4, $"{what} differs by {worst}");
+    }
+
+    private static string Json(Tensor x) => JsonSerializer.Serialize(Enumerable.Range(0, (int)x.shape[0]).Select(i => x[i].data<double>().ToArray()));
+}
