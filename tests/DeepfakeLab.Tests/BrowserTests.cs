@@ -19,24 +19,58 @@ public class BrowserTests
         browser.Open(folder["report.html"], dark);
         Keep(browser, dark ? "report-dark.png" : "report-light.png");
         Assert.Empty(browser.Complaints);
-        // Drawn: each figure takes up room, and each of its marks and images does so within it.
+        CheckDrawn(browser, figures.Length);
+        Assert.Equal(dark ? "rgb(22, 22, 26)" : "rgb(255, 255, 255)", (string?)browser.Evaluate("getComputedStyle(document.body).backgroundColor"));
+    }
+
+    [Fact]
+    public void The_report_of_a_run_shows_result_curves_mistakes_and_heat()
+    {
+        using var folder = TestSupport.Folder();
+        var random = new Random(4);
+        for (var i = 0; i < 40; i++)
+        {
+            var name = i % 2 == 0 ? $"training_fake/{(Difficulty)(i / 2 % 3)}_{i}_{i / 2 % 15 + 1:b4}.jpg".ToLowerInvariant() : $"training_real/real_{i:00000}.jpg";
+            var pixels = new byte[3 * 96 * 96];
+            random.NextBytes(pixels);
+            Directory.CreateDirectory(Path.GetDirectoryName(folder[$"faces/{name}"])!);
+            File.WriteAllBytes(folder[$"faces/{name}"], new RgbImage(96, 96, pixels).ToJpeg());
+        }
+        var data = FaceDataset.Open(folder["faces"]);
+        var split = data.Split();
+        using var model = Models.MobileNetV2(Weights.None).WithHead(2);
+        EpochFigures[] history = [new("head", 1, 0.7, 0.7, 0.5, 0.5, 1e-3, 1), new("fine-tune", 1, 0.6, 0.65, 0.6, 0.7, 1e-4, 2), new("fine-tune", 2, 0.5, 0.66, 0.6, 0.7, 1e-5, 2)];
+        var run = new TrainingRun(model, Recipe.Full(), split, Preprocessing.Square(96), 42, history, history[1]);
+        var test = EvaluationReport.From([.. split.Test.Select((image, i) => new Prediction(image, image.Label == data.FakeClass, (i * 0.37 + 0.1) % 1))]);
+        RunReport.Write(folder["report.html"], run, data, test);
+
+        using var browser = new Browser();
+        browser.Open(folder["report.html"]);
+        Keep(browser, "run.png");
+        Assert.Empty(browser.Complaints);
+        CheckDrawn(browser, 8);
+        Assert.Equal(["What this is", "Training", "Test", "Most confident mistakes", "What it looks at", "Settings"],
+            browser.Evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)")!.AsArray().Select(h => (string?)h));
+    }
+
+    /// <summary>Drawn: each figure takes up room, and each of its marks and images does so within it.</summary>
+    private static void CheckDrawn(Browser browser, int count)
+    {
         var drawn = browser.Evaluate("""
             [...document.querySelectorAll('figure svg')].map(svg => {
               const box = svg.getBoundingClientRect();
               const inside = e => { const b = e.getBoundingClientRect(); return b.left >= box.left - 2 && b.right <= box.right + 2 && b.top >= box.top - 2 && b.bottom <= box.bottom + 2; };
               const marks = [...svg.querySelectorAll('polyline,rect,circle,polygon,text,image')].filter(e => getComputedStyle(e).display != 'none');
-              return { width: box.width, height: box.height, marks: marks.length, outside: marks.filter(e => !inside(e)).map(e => e.outerHTML.slice(0, 120)) };
+              return { title: svg.querySelector('title').textContent, width: box.width, height: box.height, marks: marks.length, outside: marks.filter(e => !inside(e)).map(e => e.outerHTML.slice(0, 120)) };
             })
             """)!.AsArray();
-        Assert.Equal(figures.Length, drawn.Count);
-        foreach (var (figure, seen) in figures.Zip(drawn))
+        Assert.Equal(count, drawn.Count);
+        foreach (var seen in drawn)
         {
-            Assert.True((double)seen!["width"]! > 200 && (double)seen["height"]! > 100, figure.Title);
-            Assert.True((int)seen["marks"]! > 5, figure.Title);
-            Assert.True(seen["outside"]!.AsArray().Count == 0, $"{figure.Title}: {seen["outside"]!.ToJsonString()}");
+            Assert.True((double)seen!["width"]! > 200 && (double)seen["height"]! > 100 && (int)seen["marks"]! > 5, seen.ToJsonString());
+            Assert.True(seen["outside"]!.AsArray().Count == 0, seen.ToJsonString());
         }
         Assert.True((bool)browser.Evaluate("[...document.querySelectorAll('svg image')].every(i => i.href.baseVal.startsWith('data:'))")!);
-        Assert.Equal(dark ? "rgb(22, 22, 26)" : "rgb(255, 255, 255)", (string?)browser.Evaluate("getComputedStyle(document.body).backgroundColor"));
     }
 
     private static void Keep(Browser browser, string name)

@@ -10,6 +10,11 @@ public class ExplainTests
 {
     [Theory]
     [InlineData("mobilenet_v2", "features.18", "features.13", "features.0", "features.14.conv.1.0")]
+    [InlineData("resnet18", "layer4", "layer2", "layer3.0.conv2")]
+    [InlineData("resnext50_32x4d", "layer4", "layer1")]
+    [InlineData("efficientnet_b0", "features.8", "features.5", "features.6.1.block.2.fc1")]
+    [InlineData("mnasnet0_75", "layers.16", "layers.11")]
+    [InlineData("vgg11", "features.20", "features.10")]
     public void Grad_CAM_and_integrated_gradients_equal_a_reference_with_hooks(string name, params string[] layers)
     {
         using var folder = TestSupport.Folder();
@@ -30,21 +35,6 @@ public class ExplainTests
         Assert.InRange((attributions - expected["ig"]).abs().max().item<float>() / expected["ig"].abs().max().item<float>(), 0, 1e-4);
         Assert.True(model.training);
         Assert.All(model.parameters(), p => Assert.Null(p.grad));
-    }
-
-    [Fact]
-    public void Integrated_gradients_add_up_to_the_change_of_the_logit()
-    {
-        using var scope = NewDisposeScope();
-        using var model = Small();
-        LabRuntime.Seed(3);
-        var x = randn(2, 3, 64, 64);
-        var attributions = Explain.IntegratedGradients(model, x, 1, steps: 100);
-        model.eval();
-        using var frozen = no_grad();
-        var change = model.call(x).select(1, 1) - model.call(zeros_like(x)).select(1, 1);
-        var sums = attributions.sum([1, 2, 3]);
-        Assert.InRange((change - sums).abs().max().item<float>(), 0, 0.05 * change.abs().max().item<float>());
     }
 
     [Fact]

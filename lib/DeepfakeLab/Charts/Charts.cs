@@ -29,6 +29,13 @@ public static partial class Charts
             new Panel("On validation", x, share, [.. Marks(share), new Curve("accuracy", epochs, validationAccuracy, 2, Points: points), new Curve("AUC", epochs, validationAuc, 3, Points: points)]));
     }
 
+    /// <summary>The history of a training, both phases under one count of epochs.</summary>
+    /// <param name="best">The epoch whose weights were kept; null while the training goes on.</param>
+    public static Figure TrainingCurves(IReadOnlyList<EpochFigures> history, EpochFigures? best = null) => TrainingCurves(
+        [.. history.Select(e => e.TrainLoss)], [.. history.Select(e => e.ValidationLoss)], [.. history.Select(e => e.ValidationAccuracy)], [.. history.Select(e => e.ValidationAuc)],
+        best: history.ToList().FindIndex(e => e == best) + 1,
+        fineTuningFrom: history.ToList().FindIndex(e => e.Phase == "fine-tune") + 1);
+
     /// <summary>The loss of a short run with rising learning rate, and the rate that it suggests.</summary>
     public static Figure LearningRateFinder(double[] learningRates, double[] losses, double? suggested = null)
     {

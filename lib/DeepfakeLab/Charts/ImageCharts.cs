@@ -24,6 +24,11 @@ public static partial class Charts
         ImageGrid(title, [.. predictions.Select(p => (ImageReader.Read(p.Image.Path),
             $"{p.Image.Name.Split('/')[^1]}\n{(p.IsFake ? "fake" : "real")}, {Text($"{p.FakeProbability:0.00}")} fake {(p.FakeProbability >= threshold == p.IsFake ? "✓" : "✗")}"))], columns, size);
 
+    /// <summary>Images, each beside itself with its heat map.</summary>
+    /// <param name="heats">N maps [h, w] from 0 to 1, as <see cref="Explain"/> gives them.</param>
+    public static Figure Explanations(string title, IReadOnlyList<RgbImage> images, IReadOnlyList<float[,]> heats, IReadOnlyList<string> captions, int size = 112) =>
+        ImageGrid(title, [.. images.Zip(heats, captions).SelectMany(i => ((RgbImage, string)[])[(i.First, i.Third), (HeatOverlay(i.First, i.Second), "")])], columns: 6, size);
+
     /// <summary>Points in the plane, such as embeddings, with the image shown on hovering.</summary>
     /// <param name="points">[N, 2].</param>
     /// <param name="labels">N texts to show with the image.</param>
