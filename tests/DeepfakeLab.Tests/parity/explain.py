@@ -48,9 +48,9 @@ for layer in layers:
     result[f"{layer}/cam++"] = unit(((alpha * g.relu()).sum((2, 3), keepdim=True) * a).sum(1).relu())
 
 total = torch.zeros_like(x)
-for step in range(16):
-    at = (x * ((step + 0.5) / 16)).requires_grad_()
+for step in range(4):
+    at = (x * ((step + 0.5) / 4)).requires_grad_()
     total += torch.autograd.grad(model(at)[:, TARGET].sum(), at)[0]
-result["ig"] = total / 16 * x
+result["ig"] = total / 4 * x
 torch.save(model.state_dict(), f"{folder}/{name}.pth")
 torch.save(result, f"{folder}/{name}-explain.pth")
