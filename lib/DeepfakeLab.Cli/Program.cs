@@ -14,6 +14,7 @@ public static class Program
             EvaluateCommand.Create(),
             PredictCommand.Create(),
             PretrainCommand.Create(),
+            DataCommand.Create(),
             NotebookCommand.Create(),
             KernelCommand.Create(),
             ModelsCommand.Create(),

@@ -48,9 +48,31 @@ public sealed class FaceDataset
     /// <exception cref="ImageException">Under <paramref name="strict"/>: a file is not a good image.</exception>
     public static FaceDataset Open(string? path = null, bool strict = false)
     {
-        if (FaceFolder.Choose(path) is not var (root, origin))
-            throw new DataException("No data was found, and the embedded sample is not there yet", null, "Give a folder");
-        return Read(FaceFolder.Unwrap(root), origin, isSample: false, strict);
+        var (root, origin) = FaceFolder.Choose(path)
+            ?? (PaintedSample.Ensure(), "the embedded sample of painted faces, as no folder was given and none is at data/real_and_fake_face");
+        return Read(FaceFolder.Unwrap(root), origin, strict);
+    }
+
+    /// <summary>Paints the embedded sample into a folder that does not exist yet, to be looked at or opened like any other.</summary>
+    /// <exception cref="DataException">The folder exists.</exception>
+    public static void WriteSample(string folder, CancellationToken cancellation = default)
+    {
+        if (Path.Exists(folder))
+            throw new DataException("The folder for the sample exists already", folder, "Name one that does not");
+        PaintedSample.Write(folder, cancellation);
+    }
+
+    /// <summary>Which pixels of one of the sample's fakes were replaced, bool [H, W]; null for images whose mask is not known.</summary>
+    /// <param name="parts">Only these parts' pixels; all of them by default.</param>
+    public bool[,]? Mask(FaceImage image, FaceParts parts = FaceParts.LeftEye | FaceParts.RightEye | FaceParts.Nose | FaceParts.Mouth)
+    {
+        if (!IsSample || PaintedSample.ReadMask(Root, image) is not { } bits)
+            return null;
+        var mask = new bool[bits.GetLength(0), bits.GetLength(1)];
+        for (var y = 0; y < mask.GetLength(0); y++)
+            for (var x = 0; x < mask.GetLength(1); x++)
+                mask[y, x] = ((FaceParts)bits[y, x] & parts) != 0;
+        return mask;
     }
 
     /// <summary>Splits into parts that share no photo, stratified by class and difficulty.</summary>
@@ -64,7 +86,7 @@ public sealed class FaceDataset
         $"{Images.Count} images ({string.Join(", ", Classes.Select((c, i) => $"{Images.Count(image => image.Label == i)} {c}"))}) from {Origin}"
         + (Problems.Count == 0 ? "" : $"; {Problems.Count} left out");
 
-    private static FaceDataset Read(string root, string origin, bool isSample, bool strict)
+    private static FaceDataset Read(string root, string origin, bool strict)
     {
         var folders = FaceFolder.ClassFolders(root);
         var looked = ImageIndex.Build(root, [.. folders.SelectMany(folder => FaceFolder.Files(root, folder))]);
@@ -92,7 +114,7 @@ public sealed class FaceDataset
         {
             Root = root,
             Origin = origin,
-            IsSample = isSample,
+            IsSample = File.Exists(Path.Combine(root, PaintedSample.Marker)),
             Classes = classes,
             FakeClass = Math.Max(fake, 0),
             Images = images,

@@ -30,6 +30,9 @@ public sealed class RgbImage
     /// <summary>The image as a PNG file.</summary>
     public byte[] ToPng() => Encode(SKEncodedImageFormat.Png, 100);
 
+    /// <summary>Writes the image as a PNG file, whole or not at all.</summary>
+    public void SavePng(string path) => AtomicFile.WriteBytes(path, ToPng());
+
     /// <summary>The image as a baseline JPEG file.</summary>
     /// <param name="quality">1 to 100.</param>
     public byte[] ToJpeg(int quality = 90) => Encode(SKEncodedImageFormat.Jpeg, quality);
