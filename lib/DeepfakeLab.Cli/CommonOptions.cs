@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Globalization;
 
 namespace DeepfakeLab.Cli;
 
@@ -21,8 +22,8 @@ internal static class CommonOptions
         var option = new Option<int>(name) { Description = $"{description} ({least} to {most})", DefaultValueFactory = _ => value };
         option.Validators.Add(result =>
         {
-            if (result.Tokens.Count > 0 && result.GetValueOrDefault<int>() is var n && (n < least || n > most))
-                result.AddError($"{name} must be from {least} to {most}, not {n}.");
+            if (result.Tokens is [{ Value: var text }] && !(int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var n) && n >= least && n <= most))
+                result.AddError($"{name} must be a whole number from {least} to {most}, not {text}.");
         });
         return option;
     }

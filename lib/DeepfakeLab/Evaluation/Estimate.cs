@@ -12,9 +12,7 @@ public readonly record struct Estimate(double Value, double Low, double High)
         : double.IsNaN(Low) ? Value.ToString("0.000", CultureInfo.InvariantCulture)
         : string.Create(CultureInfo.InvariantCulture, $"{Value:0.000} ({Low:0.000}–{High:0.000})");
 
-    /// <summary><c>{ "value", "low", "high" }</c>, unrounded; JSON has no NaN, so that becomes null.</summary>
-    public JsonObject ToJson() => new() { ["value"] = Number(Value), ["low"] = Number(Low), ["high"] = Number(High) };
-
+    /// <summary>JSON has no NaN, so that becomes null.</summary>
     internal static JsonValue? Number(double value) => double.IsFinite(value) ? JsonValue.Create(value) : null;
 }
 

@@ -111,12 +111,13 @@ public sealed class EvaluationReport
         ("calibrationError", CalibrationError),
     ];
 
-    /// <summary>Each of <see cref="Figures"/> as <c>{ value, low, high }</c>, and confusion, byDifficulty, byPart, n, threshold, sample.</summary>
+    /// <summary>
+    /// Each of <see cref="Figures"/> as a number, its bounds under <c>intervals</c> as <c>[low, high]</c>, and confusion, byDifficulty, byPart, n,
+    /// threshold, sample.
+    /// </summary>
     public JsonObject ToJson()
     {
-        var json = new JsonObject();
-        foreach (var (name, estimate) in Figures)
-            json[name] = estimate.ToJson();
+        var json = ToJson(Figures);
         json["confusion"] = Confusion.ToJson();
         json["byDifficulty"] = ToJson(ByDifficulty);
         json["byPart"] = ToJson(ByPart);
@@ -129,8 +130,20 @@ public sealed class EvaluationReport
     /// <summary>The figures as tables.</summary>
     public string ToHtml() => EvaluationHtml.Write(this);
 
-    private static JsonObject ToJson(IReadOnlyList<Slice> slices) => new(slices.Select(s => KeyValuePair.Create(
-        s.Name, (JsonNode?)new JsonObject { ["n"] = s.N, ["accuracy"] = s.Recall.ToJson(), ["recall"] = s.Recall.ToJson(), ["auc"] = s.Auc.ToJson() })));
+    private static JsonObject ToJson(IReadOnlyList<(string Name, Estimate Estimate)> figures)
+    {
+        var json = new JsonObject(figures.Select(f => KeyValuePair.Create(f.Name, (JsonNode?)DeepfakeLab.Estimate.Number(f.Estimate.Value))));
+        json["intervals"] = new JsonObject(figures.Select(f => KeyValuePair.Create(
+            f.Name, (JsonNode?)new JsonArray(DeepfakeLab.Estimate.Number(f.Estimate.Low), DeepfakeLab.Estimate.Number(f.Estimate.High)))));
+        return json;
+    }
+
+    private static JsonObject ToJson(IReadOnlyList<Slice> slices) => new(slices.Select(s =>
+    {
+        var json = ToJson([("accuracy", s.Recall), ("recall", s.Recall), ("auc", s.Auc)]);
+        json["n"] = s.N;
+        return KeyValuePair.Create(s.Name, (JsonNode?)json);
+    }));
 
     private void Estimate(int[][] resamples)
     {

@@ -1,0 +1,72 @@
+using System.Text.Json.Nodes;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>The command line as a shell sees it: exit codes, what goes where, and files.</summary>
+public sealed class CommandTests : IDisposable
+{
+    private readonly TemporaryFolder folder = TestSupport.Folder();
+
+    public void Dispose() => folder.Dispose();
+
+    [Theory]
+    [InlineData("train", "--epochs", "many"), InlineData("train", "--size", "7"), InlineData("evaluate"), InlineData("no-such-command")]
+    public void Bad_usage_ends_with_2_and_says_what_is_bad(params string[] arguments)
+    {
+        var (code, output, error) = Run(arguments);
+        Assert.Equal(2, code);
+        Assert.Contains("--help", error, StringComparison.Ordinal);
+        Assert.Empty(output);
+    }
+
+    [Fact]
+    public void A_run_that_fails_ends_with_1_and_names_the_cause()
+    {
+        var (code, _, error) = Run("train", "--data", folder["absent"], "--out", folder["run"]);
+        Assert.Equal(1, code);
+        Assert.Contains(folder["absent"], error, StringComparison.Ordinal);
+        Assert.False(Directory.Exists(folder["run"]));
+    }
+
+    [Theory]
+    [InlineData("train"), InlineData("evaluate"), InlineData("predict"), InlineData("notebook"), InlineData("pretrain")]
+    public void Help_shows_an_example(string command)
+    {
+        var (code, output, _) = Run(command, "--help");
+        Assert.Equal(0, code);
+        Assert.Contains("deepfakelab " + command, output, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Training_leaves_a_model_a_record_and_a_page_that_evaluate_and_predict_can_use()
+    {
+        TrainingTests.PaintImages(folder["images"], 20);
+        var train = Run("train", "--data", folder["images"], "--weights", "none", "--size", "32", "--epochs", "1", "--out", folder["run"]);
+        Assert.True(train.Code == 0, train.Error);
+        Assert.Equal(["model.safetensors", "report.html", "run.json"], Directory.GetFiles(folder["run"]).Select(Path.GetFileName).Order());
+        var record = JsonNode.Parse(File.ReadAllText(Path.Combine(folder["run"], "run.json")))!;
+        Assert.Equal(64, ((string)record["data"]!["fingerprint"]!).Length);
+        Assert.Equal(40, record["split"]!["train"]!.AsArray().Count + record["split"]!["validation"]!.AsArray().Count + record["split"]!["test"]!.AsArray().Count);
+
+        var again = Run("train", "--data", folder["images"], "--out", folder["run"]);
+        Assert.Equal(1, again.Code); // a finished run is not written over
+
+        var evaluate = Run("evaluate", "--run", folder["run"], "--data", folder["images"], "--json");
+        Assert.True(evaluate.Code == 0, evaluate.Error);
+        var figures = JsonNode.Parse(evaluate.Output)!;
+        foreach (var key in (string[])["accuracy", "precision", "recall", "f1", "auc", "confusion", "byDifficulty", "n"])
+            Assert.True(figures.AsObject().ContainsKey(key), key);
+        Assert.Equal(record["split"]!["test"]!.AsArray().Count, (int)figures["n"]!); // what it was trained on is known by content
+        Assert.Equal((double)record["test"]!["accuracy"]!, (double)figures["accuracy"]!);
+
+        File.WriteAllText(folder["broken.jpg"], "no image");
+        var predict = Run("predict", "--run", folder["run"], "--json", folder["broken.jpg"], Path.Combine(folder["images"], "fake", "fake_0.png"));
+        Assert.Equal(1, predict.Code); // one of the two could not be read, and the other still was
+        var lines = predict.Output.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(l => JsonNode.Parse(l)!).ToArray();
+        Assert.Contains("broken.jpg", (string)lines[0]["error"]!, StringComparison.Ordinal);
+        Assert.InRange((double)lines[1]["fakeProbability"]!, 0, 1);
+    }
+
+    private static (int Code, string Output, string Error) Run(params string[] arguments) =>
+        TestSupport.Run("dotnet", [typeof(Cli.Program).Assembly.Location, .. arguments]);
+}
