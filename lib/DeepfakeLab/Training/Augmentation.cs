@@ -31,13 +31,13 @@ public sealed record Augmentation
     public double Saturation { get; init; } = 0.15;
 
     /// <summary>Probability that a rectangle of 2 to 20 % of the image is greyed out (Zhong et al., "Random Erasing", 2017).</summary>
-    public double Erase { get; init; }
+    public double Erase { get; init; } = 0.3;
 
-    /// <summary>What suits faces: mirror images, small shifts and turns, some colour.</summary>
+    /// <summary>What suits faces: mirror images, small shifts and turns, some colour, a part left out.</summary>
     public static Augmentation Faces { get; } = new();
 
     /// <summary>Nothing is varied.</summary>
-    public static Augmentation None { get; } = new() { Flip = 0, Shift = 0, Resample = 0, Brightness = 0, Contrast = 0, Saturation = 0 };
+    public static Augmentation None { get; } = new() { Flip = 0, Shift = 0, Resample = 0, Brightness = 0, Contrast = 0, Saturation = 0, Erase = 0 };
 
     /// <summary>Varies a batch.</summary>
     /// <param name="batch">uint8 [N, 3, H, W].</param>

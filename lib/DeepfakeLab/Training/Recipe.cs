@@ -29,13 +29,13 @@ public sealed record Recipe
     public string? Cut { get; init; }
 
     /// <summary>Passes over the cached features in the first phase.</summary>
-    public int HeadEpochs { get; init; } = 30;
+    public int HeadEpochs { get; init; } = 10;
 
     /// <summary>Passes over the images in the second phase; 0 leaves the backbone as it came.</summary>
-    public int Epochs { get; init; } = 8;
+    public int Epochs { get; init; } = 12;
 
     /// <summary>Images a step.</summary>
-    public int BatchSize { get; init; } = 32;
+    public int BatchSize { get; init; } = 16;
 
     /// <summary>AdamW's rate in the first phase.</summary>
     public double HeadLearningRate { get; init; } = 3e-3;
@@ -53,19 +53,19 @@ public sealed record Recipe
     public BatchNormMode BatchNorm { get; init; } = BatchNormMode.BatchStatistics;
 
     /// <summary>Label smoothing of the cross entropy (Szegedy et al., 2016), 0 to below 1.</summary>
-    public double LabelSmoothing { get; init; }
+    public double LabelSmoothing { get; init; } = 0.05;
 
     /// <summary>Alpha of mixup's Beta distribution (Zhang et al., 2018); 0 mixes nothing.</summary>
     public double MixUp { get; init; }
 
     /// <summary>Decay a step of the averaged weights that are evaluated and kept; 0 keeps the weights themselves.</summary>
-    public double AverageDecay { get; init; }
+    public double AverageDecay { get; init; } = 0.99;
 
     /// <summary>Largest L2 norm of all gradients together; 0 does not clip.</summary>
     public double ClipNorm { get; init; } = 1;
 
     /// <summary>Epochs without a higher validation AUC after which fine-tuning ends; 0 never ends early.</summary>
-    public int Patience { get; init; } = 4;
+    public int Patience { get; init; } = 5;
 
     /// <summary>Whether a score is the mean over an image and its mirror image, in validation and test alike.</summary>
     public bool MirrorScores { get; init; } = true;
