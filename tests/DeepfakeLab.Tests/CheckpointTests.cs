@@ -94,6 +94,7 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
         { "cbuiltins\neval\n(X\x01\0\0\0" + "1tR.", "builtins.eval" },
         { "ctorch\nload\n(X\x01\0\0\0xtR.", "torch.load" },
         { "ctorch.nn.modules.linear\nLinear\n)\x81.", "torch.nn.modules.linear.Linear" },
+        { "ctorch\nFloatTensor\n(K\x05tR.", "arguments that do not fit" },              // would make five numbers
         { "(S'true'\nios\nsystem\n.", "0x53" },                                          // INST
         { "\x80\x02\x82\x01.", "0x82" },                                                 // EXT1, the extension registry
         { "X\xff\xff\xff\x7f.", "longer than the file" },                                // a text of 2 GB
@@ -108,6 +109,19 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
     {
         var error = Assert.Throws<CheckpointException>(() => ReadZip(latin1));
         Assert.Contains(says.Split('|'), text => error.Message.Contains(text, StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Tensors_and_parameters_of_the_oldest_files_are_read()
+    {
+        const string storage = "(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0" + "0X\x03\0\0\0cpuK\x04tQ";
+        const string tensor = "ctorch\nFloatTensor\n)R(" + storage + "K\0K\x02K\x02\x86K\x02K\x01\x86tb";
+        const string parameter = "ctorch.nn.parameter\nParameter\n)\x81(" + tensor + "NN\x88\x89tb"; // data, -, hooks, requires_grad, volatile
+        float[] numbers = [1, 2, 3, 4];
+        using var state = ReadZip("}(X\x01\0\0\0a" + tensor + "X\x01\0\0\0b" + parameter + "u.", System.Runtime.InteropServices.MemoryMarshal.AsBytes(numbers.AsSpan()).ToArray());
+        Assert.All(state.Values, t => Assert.Equal(numbers, t.data<float>()));
+        Assert.Equal([2L, 2], state["b"].shape);
+        Assert.Throws<CheckpointException>(() => ReadZip("}X\x01\0\0\0actorch\nFloatTensor\n)Rs.")); // never filled
     }
 
     [Fact]

@@ -233,7 +233,7 @@ public sealed class DownloadTests : IDisposable
     public void Auto_says_which_weights_it_took_and_why()
     {
         using var silent = new TestServer((_, connection) => connection.Head("500 Broken", 0));
-        using var _ = new Variables(("TORCH_HOME", folder.Path), ("DEEPFAKELAB_WEIGHTS_MIRROR", silent.Address("").ToString()));
+        using var _ = new Variables(("TORCH_HOME", folder.Path), ("DEEPFAKELAB_WEIGHTS", null), ("DEEPFAKELAB_WEIGHTS_MIRROR", silent.Address("").ToString()));
         if (typeof(Weights).Assembly.GetManifestResourceInfo("DeepfakeLab.EmbeddedWeights.mobilenet_v2") is null)
             Assert.Throws<WeightsException>(() => Models.MobileNetV2(Weights.Embedded));
         else

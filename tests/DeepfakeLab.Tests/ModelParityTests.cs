@@ -126,6 +126,19 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         }
     }
 
+    [Fact]
+    public void The_registry_of_weights_is_torchvisions()
+    {
+        var theirs = TestSupport.Python(["torch", "torchvision"], "models.py", ["weights", .. Models.Names]).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        var ours = Models.Names.SelectMany(PretrainedWeights.Of).Select(w => string.Create(CultureInfo.InvariantCulture,
+            $"{w.Model} {w.Entry} {w.Address} {w.Top1:0.0##} {w.Top5:0.0##} {w.Resize} {w.Crop} {w.Preprocessing.Interpolation.ToString().ToLowerInvariant()} {string.Join(' ', w.Mean.Concat(w.Std).Select(v => v.ToString("0.00000", CultureInfo.InvariantCulture)))}")
+            .Replace("NaN", "nan", StringComparison.Ordinal));
+        // torchvision 0.14 has the hashes of EfficientNet files that were replaced on the server in 2023
+        static string WithoutHash(string line) => line.Contains("_rwightman-") || line.Contains("_lukemelas-")
+            ? System.Text.RegularExpressions.Regex.Replace(line, "-[0-9a-f]{8}[.]pth", ".pth") : line;
+        Assert.Equal(theirs.Select(WithoutHash), ours.Select(WithoutHash));
+    }
+
     private static void Close(Tensor expected, Tensor actual, double relative, string what, double floor = 0)
     {
         using var scope = NewDisposeScope();

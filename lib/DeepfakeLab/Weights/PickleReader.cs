@@ -14,6 +14,12 @@ internal sealed record PickleName(string FullName);
 internal sealed record PickleStorage(ScalarType Type, string Key, long Count);
 internal sealed record PickleTensor(PickleStorage Storage, long Offset, long[] Shape, long[] Strides);
 
+/// <summary>A tensor or parameter as PyTorch pickled it before 0.4, which torchvision's files of 2017 have: made empty, filled afterwards.</summary>
+internal sealed class PickleOldTensor
+{
+    public PickleTensor? Content { get; set; }
+}
+
 /// <summary>Reads what <c>torch.save</c> pickles of tensors and plain containers. It knows a handful of names and calls nothing.</summary>
 /// <remarks>
 /// Ours because the formats are small and safety is the point: Python's pickle machine calls whatever a file names. The opcodes are
@@ -94,6 +100,7 @@ internal sealed class PickleReader(Stream stream, Func<PickleTuple, PickleStorag
                 case 'c': { var module = Line(); Push(Name(module, Line())); break; } // GLOBAL
                 case '\x93': { var name = Pop() as string; Push(Name(Pop() as string ?? "", name ?? "")); break; }
                 case 'R': { var arguments = Pop<PickleTuple>(); Push(Call(Pop<PickleName>().FullName, arguments.Items)); break; }
+                case '\x81': { var arguments = Pop<PickleTuple>(); Push(Call(Pop<PickleName>().FullName, arguments.Items)); break; } // NEWOBJ
                 case 'b': Build(Pop()); break;
                 case 'Q': Push(Persistent(Pop())); break;                            // BINPERSID
                 case 'P': Push(Persistent(Line())); break;                           // PERSID
@@ -106,7 +113,7 @@ internal sealed class PickleReader(Stream stream, Func<PickleTuple, PickleStorag
     private static PickleName Name(string module, string name) => $"{module}.{name}" switch
     {
         "collections.OrderedDict" or "torch._utils._rebuild_tensor_v2" or "torch._utils._rebuild_tensor" or "torch._utils._rebuild_parameter"
-            or "torch.Size" => new($"{module}.{name}"),
+            or "torch.Size" or "torch.nn.parameter.Parameter" => new($"{module}.{name}"),
         "torch._tensor._rebuild_tensor_v2" or "torch.tensor._rebuild_tensor_v2" => new("torch._utils._rebuild_tensor_v2"),
         _ when module is "torch" or "torch.cuda" && (storages.ContainsKey(name) || storages.ContainsKey(name.Replace("Tensor", "Storage", StringComparison.Ordinal))) =>
             new("torch." + name),
@@ -126,14 +133,24 @@ internal sealed class PickleReader(Stream stream, Func<PickleTuple, PickleStorag
         "torch.Size" when arguments is [PickleTuple lengths] => lengths,
         "torch._utils._rebuild_tensor_v2" or "torch._utils._rebuild_tensor" when arguments is [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, ..] =>
             new PickleTensor(storage, offset, Longs(shape), Longs(strides)),
-        "torch._utils._rebuild_parameter" when arguments is [PickleTensor tensor, ..] => tensor,
+        "torch._utils._rebuild_parameter" or "torch.nn.parameter.Parameter" when arguments is [PickleTensor or PickleOldTensor, ..] => arguments[0],
+        _ when arguments.Length == 0 && (function == "torch.nn.parameter.Parameter" || function.EndsWith("Tensor", StringComparison.Ordinal)) => new PickleOldTensor(),
         _ => throw new InvalidDataException($"it calls {function} with arguments that do not fit"),
     };
 
-    /// <summary>An object's attributes. State dicts have some (module versions), which loading does not need.</summary>
-    private void Build(object? _)
+    /// <summary>An object's state: an old tensor's content, or a dict's attributes (module versions), which loading does not need.</summary>
+    /// <remarks>The two tuples are those that <c>torch.Tensor.__setstate__</c> still takes.</remarks>
+    private void Build(object? state)
     {
-        if (stack.LastOrDefault() is not PickleDict)
+        if (stack.LastOrDefault() is PickleOldTensor tensor)
+            tensor.Content = (state as PickleTuple)?.Items switch
+            {
+                [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides] => new(storage, offset, Longs(shape), Longs(strides)),
+                [PickleTensor data, _, _, _, _] => data,
+                [PickleOldTensor data, _, _, _, _] => data.Content,
+                _ => throw new InvalidDataException("a tensor's state is not understood"),
+            };
+        else if (stack.LastOrDefault() is not PickleDict)
             throw new InvalidDataException("it sets attributes of something other than a dict");
     }
 

@@ -82,7 +82,7 @@ internal sealed class TorchStorages
                 throw new InvalidDataException($"it holds {(content is PickleTensor ? "one tensor" : "something")}, not a dict of tensors");
             var byKey = new OrderedDictionary<string, object?>();
             foreach (var (key, value) in dict.Items)
-                byKey[key as string ?? throw new InvalidDataException("a key of its dict is not a text")] = value;
+                byKey[key as string ?? throw new InvalidDataException("a key of its dict is not a text")] = value is PickleOldTensor old ? old.Content : value;
             if (((string[])["state_dict", "model_state_dict", "model"]).FirstOrDefault(k => byKey.GetValueOrDefault(k) is PickleDict) is { } nested)
             {
                 content = byKey[nested];

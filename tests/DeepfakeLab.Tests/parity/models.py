@@ -1,6 +1,7 @@
 """What torchvision makes of its own models, for the C# models to be compared with.
 
 usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-result.pth (what comes of it) for each model
+       models.py weights NAME...       prints a line for each official weight file with what is known of it
        models.py keys NAME...          prints a line for each model: name, parameters, then key:shape of its state dict
 """
 import os
@@ -89,7 +90,18 @@ def keys(names):
         print(name, sum(p.numel() for p in model.parameters()), *(f"{k}:{'x'.join(map(str, v.shape))}" for k, v in model.state_dict().items()))
 
 
+def weights(names):
+    for name in names:
+        entries = torchvision.models.get_model_weights(name)
+        for entry in sorted(entries, key=lambda e: (e is entries.DEFAULT, e.name)):
+            t, accuracy = entry.transforms(), entry.meta["_metrics"]["ImageNet-1K"]
+            print(name, entry.name, entry.url, accuracy["acc@1"], accuracy["acc@5"], t.resize_size[0], t.crop_size[0], t.interpolation.value,
+                  *(f"{v:.5f}" for v in t.mean + t.std))
+
+
 if sys.argv[1] == "keys":
     keys(sys.argv[2:])
+elif sys.argv[1] == "weights":
+    weights(sys.argv[2:])
 else:
     write(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
