@@ -23,6 +23,21 @@ public class ImageParityTests
         static IEnumerable<string> Some(string path) => Directory.GetFiles(path).Order(StringComparer.Ordinal).Where((_, i) => i % 97 == 0);
     }
 
+    [Fact]
+    public void Exif_orientation_is_applied_as_pil_applies_it_when_asked_for()
+    {
+        using var folder = TestSupport.Folder();
+        TestSupport.Python(["PIL", "numpy"], "orientation.py", folder.Path);
+        for (var orientation = 1; orientation <= 8; orientation++)
+        {
+            var (plain, turned, expected) = (ImageReader.Read(folder[$"{orientation}.jpg"]), ImageReader.Read(folder[$"{orientation}.jpg"], applyExifOrientation: true),
+                ImageReader.Read(folder[$"{orientation}.png"]));
+            Assert.Equal((40, 24), (plain.Width, plain.Height));
+            Assert.Equal((expected.Width, expected.Height), (turned.Width, turned.Height));
+            Assert.Equal(expected.Pixels, turned.Pixels);
+        }
+    }
+
     private static void Compare(string folder, string[] images, int atLeast)
     {
         var lines = TestSupport.Python(["torchvision"], "images.py", [folder, .. images]).Split('\n', StringSplitOptions.RemoveEmptyEntries);
