@@ -22,6 +22,9 @@ public static partial class NotebookRules
             yield return "the first cell is not prose";
         if (notebook.Cells.Select(c => c.Id).Distinct().Count() != notebook.Cells.Count)
             yield return "two cells have the same id";
+        var code = string.Join('\n', notebook.Cells.Where(c => c.Kind == CellKind.Code).Select(c => c.Source));
+        if (code.Contains("using TorchSharp", StringComparison.Ordinal) && !code.Contains("/TorchSharp.dll\"", StringComparison.Ordinal))
+            yield return "uses TorchSharp without an #r of its own; what the library brings along has no names in .NET Interactive";
         var number = 0;
         foreach (var cell in notebook.Cells.Where(c => c.Kind == CellKind.Code))
             foreach (var broken in Violations(cell, ++number))

@@ -27,6 +27,8 @@ public class NotebookRulesTests
     [InlineData("#!import \"helper.cs\"", "Verso does not know")]
     [InlineData("#!time\n1", "Verso does not know")]
     [InlineData("#load \"a.csx\"", "uses #load")]
+    [InlineData("using TorchSharp;", "uses TorchSharp without")]
+    [InlineData("#r \"../artifacts/lib/TorchSharp.dll\"\nusing TorchSharp;", "")]
     [InlineData("display(1);", "calls display()")]
     [InlineData("var h = HTML(\"<b>\");", "calls display()")]
     [InlineData("var f = \"/home/ann/x.jpg\";", "path of one machine")]

@@ -161,4 +161,33 @@ public class SessionTests
         Assert.Equal("<p>x</p>\n", await run.Eval("#r \"../Markdig.dll\"\nMarkdig.Markdown.ToHtml(\"x\")"));
         Assert.Equal(folder["Markdig.dll"], await run.Eval("typeof(Markdig.Markdown).Assembly.Location"));
     }
+
+    /// <summary>These packages are ones that the project restores anyway, so the test asks no more of a mirror than the build does.</summary>
+    [Fact]
+    public async Task A_package_is_restored_by_the_SDK_and_remembered()
+    {
+        using var folder = TestSupport.Folder();
+        using var run = new CellRun(new SessionOptions { CacheFolder = folder.Path });
+        Assert.Equal("a few words", await run.Eval("#r \"nuget: Humanizer.Core, 2.14.1\"\nusing Humanizer;\n\"AFewWords\".Humanize(LetterCasing.LowerCase)"));
+        var answer = Assert.Single(Directory.GetFiles(folder.Path, "answer.json", SearchOption.AllDirectories));
+        File.Delete(Path.Combine(Path.GetDirectoryName(answer)!, "packages.csproj"));
+        using (var again = new CellRun(new SessionOptions { CacheFolder = folder.Path }))
+            await again.Eval("#r \"nuget: Humanizer.Core, 2.14.1\"");
+        Assert.False(File.Exists(Path.Combine(Path.GetDirectoryName(answer)!, "packages.csproj"))); // nothing was restored a second time
+
+        await run.Run("#r \"nuget: Humanizer.Core, 2.14.0\"");
+        Assert.Contains("Another version of this package is loaded already: Humanizer.Core 2.14.1", run.Error.Message);
+        await run.Run("\n#r \"nuget: ../evil\"");
+        Assert.StartsWith("cell 3, line 2: This is no package reference", run.Error.Message);
+        Assert.Equal("a b", await run.Eval("\"AB\".Humanize(LetterCasing.LowerCase).Length > 0 ? \"a b\" : null"));
+    }
+
+    [Fact]
+    public async Task A_data_frame_is_a_table()
+    {
+        using var run = new CellRun(new SessionOptions { HostAssemblies = [typeof(LabException).Assembly] });
+        await run.Eval("#r \"Microsoft.Data.Analysis.dll\"\nusing Microsoft.Data.Analysis;\nnew DataFrame(new StringDataFrameColumn(\"who\", new[] { \"<ann>\" }), new PrimitiveDataFrameColumn<double>(\"score\", new[] { 0.5 }))");
+        Assert.Contains("<th>who</th><th>score</th>", run.Outputs.OfType<ResultOutput>().Single().Data[MimeBundle.Html]);
+        Assert.Contains("&lt;ann&gt;</td><td style=\"text-align:right\">0.5</td>", run.Outputs.OfType<ResultOutput>().Single().Data[MimeBundle.Html]);
+    }
 }
