@@ -21,7 +21,8 @@ internal static class KernelCommand
 
     private static Option<string?> Prefix() => new("--prefix")
     {
-        Description = "For the installation in this folder: the kernel goes to DIR/share/jupyter/kernels/.net-csharp.", HelpName = "DIR",
+        Description = "For the installation in this folder: the kernel goes to DIR/share/jupyter/kernels/.net-csharp.",
+        HelpName = "DIR",
     };
 
     private static Command Install()
@@ -29,7 +30,8 @@ internal static class KernelCommand
         var (user, prefix) = (User(), Prefix());
         var library = new Option<string?>("--lib")
         {
-            Description = "Where to publish the library and the kernel; notebooks expect artifacts/lib beside their folder.", HelpName = "DIR",
+            Description = "Where to publish the library and the kernel; notebooks expect artifacts/lib beside their folder.",
+            HelpName = "DIR",
         };
         var force = new Option<bool>("--force") { Description = "Replace another program's kernel of the name .net-csharp." };
         var command = new Command("install", """

@@ -21,12 +21,15 @@ internal static class NotebookCommand
 
     private static Argument<string[]> Files() => new("FILE")
     {
-        Description = "Notebooks (.ipynb), or folders of them.", Arity = ArgumentArity.OneOrMore,
+        Description = "Notebooks (.ipynb), or folders of them.",
+        Arity = ArgumentArity.OneOrMore,
     };
 
     private static Option<string> Out() => new("--out")
     {
-        Description = "The folder to write to.", DefaultValueFactory = _ => "artifacts", HelpName = "DIR",
+        Description = "The folder to write to.",
+        DefaultValueFactory = _ => "artifacts",
+        HelpName = "DIR",
     };
 
     private static Command Run()
@@ -144,7 +147,9 @@ internal static class NotebookCommand
     {
         var options = new SessionOptions
         {
-            Folder = Path.GetDirectoryName(file)!, HostAssemblies = [typeof(LabException).Assembly], CacheFolder = LabFolders.Cache,
+            Folder = Path.GetDirectoryName(file)!,
+            HostAssemblies = [typeof(LabException).Assembly],
+            CacheFolder = LabFolders.Cache,
         };
         var before = Environment.CurrentDirectory;
         NotebookFailure? failure;

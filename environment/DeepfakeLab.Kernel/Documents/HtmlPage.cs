@@ -96,7 +96,11 @@ public static partial class HtmlPage
     {
         var type = Path.GetExtension(url).ToLowerInvariant() switch
         {
-            ".png" => MimeBundle.Png, ".jpg" or ".jpeg" => MimeBundle.Jpeg, ".svg" => MimeBundle.Svg, ".gif" => "image/gif", _ => null,
+            ".png" => MimeBundle.Png,
+            ".jpg" or ".jpeg" => MimeBundle.Jpeg,
+            ".svg" => MimeBundle.Svg,
+            ".gif" => "image/gif",
+            _ => null,
         };
         if (type is null || url.Contains(':') || Path.IsPathRooted(url))
             return null;

@@ -18,12 +18,25 @@ internal static class MathSymbols
 
     public static readonly Dictionary<string, string> Accents = new()
     {
-        ["hat"] = "^", ["widehat"] = "^", ["tilde"] = "~", ["widetilde"] = "~", ["vec"] = "→", ["dot"] = "˙", ["ddot"] = "¨",
+        ["hat"] = "^",
+        ["widehat"] = "^",
+        ["tilde"] = "~",
+        ["widetilde"] = "~",
+        ["vec"] = "→",
+        ["dot"] = "˙",
+        ["ddot"] = "¨",
     };
 
     public static readonly Dictionary<string, string> Spaces = new()
     {
-        [","] = "0.17em", [":"] = "0.22em", [";"] = "0.28em", ["!"] = "-0.17em", [" "] = "0.33em", ["quad"] = "1em", ["qquad"] = "2em", ["hspace"] = "0.5em",
+        [","] = "0.17em",
+        [":"] = "0.22em",
+        [";"] = "0.28em",
+        ["!"] = "-0.17em",
+        [" "] = "0.33em",
+        ["quad"] = "1em",
+        ["qquad"] = "2em",
+        ["hspace"] = "0.5em",
     };
 
     public static readonly Dictionary<string, string> Identifiers = Pairs("""
@@ -79,9 +92,28 @@ internal static class MathSymbols
     /// <summary>Letters that Unicode had before it had the alphabets.</summary>
     private static readonly Dictionary<(string, char), string> Exceptions = new()
     {
-        [("mathbb", 'R')] = "ℝ", [("mathbb", 'N')] = "ℕ", [("mathbb", 'Z')] = "ℤ", [("mathbb", 'Q')] = "ℚ", [("mathbb", 'C')] = "ℂ", [("mathbb", 'P')] = "ℙ", [("mathbb", 'H')] = "ℍ",
-        [("mathcal", 'B')] = "ℬ", [("mathcal", 'E')] = "ℰ", [("mathcal", 'F')] = "ℱ", [("mathcal", 'H')] = "ℋ", [("mathcal", 'I')] = "ℐ", [("mathcal", 'L')] = "ℒ",
-        [("mathcal", 'M')] = "ℳ", [("mathcal", 'R')] = "ℛ", [("mathcal", 'e')] = "ℯ", [("mathcal", 'g')] = "ℊ", [("mathcal", 'o')] = "ℴ",
-        [("mathfrak", 'C')] = "ℭ", [("mathfrak", 'H')] = "ℌ", [("mathfrak", 'I')] = "ℑ", [("mathfrak", 'R')] = "ℜ", [("mathfrak", 'Z')] = "ℨ",
+        [("mathbb", 'R')] = "ℝ",
+        [("mathbb", 'N')] = "ℕ",
+        [("mathbb", 'Z')] = "ℤ",
+        [("mathbb", 'Q')] = "ℚ",
+        [("mathbb", 'C')] = "ℂ",
+        [("mathbb", 'P')] = "ℙ",
+        [("mathbb", 'H')] = "ℍ",
+        [("mathcal", 'B')] = "ℬ",
+        [("mathcal", 'E')] = "ℰ",
+        [("mathcal", 'F')] = "ℱ",
+        [("mathcal", 'H')] = "ℋ",
+        [("mathcal", 'I')] = "ℐ",
+        [("mathcal", 'L')] = "ℒ",
+        [("mathcal", 'M')] = "ℳ",
+        [("mathcal", 'R')] = "ℛ",
+        [("mathcal", 'e')] = "ℯ",
+        [("mathcal", 'g')] = "ℊ",
+        [("mathcal", 'o')] = "ℴ",
+        [("mathfrak", 'C')] = "ℭ",
+        [("mathfrak", 'H')] = "ℌ",
+        [("mathfrak", 'I')] = "ℑ",
+        [("mathfrak", 'R')] = "ℜ",
+        [("mathfrak", 'Z')] = "ℨ",
     };
 }

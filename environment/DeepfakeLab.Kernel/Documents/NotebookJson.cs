@@ -12,7 +12,10 @@ internal static class NotebookJson
     private static readonly JsonDocumentOptions strict = new() { MaxDepth = 128 };
     private static readonly JsonWriterOptions layout = new()
     {
-        Indented = true, IndentSize = 1, NewLine = "\n", Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+        Indented = true,
+        IndentSize = 1,
+        NewLine = "\n",
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     };
 
     public static Notebook Parse(string text, string path)
@@ -117,11 +120,16 @@ internal static class NotebookJson
         DisplayOutput display => new() { ["data"] = ToJson(display.Data, asLines: true), ["metadata"] = new JsonObject(), ["output_type"] = "display_data" },
         ResultOutput result => new()
         {
-            ["data"] = ToJson(result.Data, asLines: true), ["execution_count"] = count, ["metadata"] = new JsonObject(), ["output_type"] = "execute_result",
+            ["data"] = ToJson(result.Data, asLines: true),
+            ["execution_count"] = count,
+            ["metadata"] = new JsonObject(),
+            ["output_type"] = "execute_result",
         },
         ErrorOutput error => new()
         {
-            ["ename"] = error.Name, ["evalue"] = error.Message, ["output_type"] = "error",
+            ["ename"] = error.Name,
+            ["evalue"] = error.Message,
+            ["output_type"] = "error",
             ["traceback"] = new JsonArray([.. error.Traceback.Select(l => (JsonNode)l)]),
         },
         _ => throw new ArgumentException("an update has no place of its own in a file", nameof(output)),

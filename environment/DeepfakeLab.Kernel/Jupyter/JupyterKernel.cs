@@ -222,7 +222,9 @@ public sealed class JupyterKernel : IDisposable
             var result = await cells.RunAsync(expression?.ToString() ?? "", "expression", o => shown = o as ResultOutput ?? shown);
             values[name] = result.Error is { } error ? Error(error.Name, error.Message, error.Traceback) : new JsonObject
             {
-                ["status"] = "ok", ["data"] = NotebookJson.ToJson(shown?.Data ?? []), ["metadata"] = new JsonObject(),
+                ["status"] = "ok",
+                ["data"] = NotebookJson.ToJson(shown?.Data ?? []),
+                ["metadata"] = new JsonObject(),
             };
         }
         return values;
@@ -255,8 +257,13 @@ public sealed class JupyterKernel : IDisposable
         // The name that .NET Interactive's own front end writes into notebooks; Jupyter copies it into every notebook that it saves.
         ["language_info"] = new JsonObject
         {
-            ["name"] = "polyglot-notebook", ["version"] = "14.0", ["mimetype"] = "text/x-csharp", ["file_extension"] = ".cs",
-            ["pygments_lexer"] = "csharp", ["codemirror_mode"] = "text/x-csharp", ["nbconvert_exporter"] = "script",
+            ["name"] = "polyglot-notebook",
+            ["version"] = "14.0",
+            ["mimetype"] = "text/x-csharp",
+            ["file_extension"] = ".cs",
+            ["pygments_lexer"] = "csharp",
+            ["codemirror_mode"] = "text/x-csharp",
+            ["nbconvert_exporter"] = "script",
         },
         ["banner"] = "DeepfakeLab's C# kernel",
         ["help_links"] = new JsonArray(),
@@ -294,7 +301,9 @@ public sealed class JupyterKernel : IDisposable
 
     private static JsonObject Error(string name, string message, IReadOnlyList<string>? traceback = null) => new()
     {
-        ["status"] = "error", ["ename"] = name, ["evalue"] = message,
+        ["status"] = "error",
+        ["ename"] = name,
+        ["evalue"] = message,
         ["traceback"] = new JsonArray([.. (traceback ?? [message]).Select(l => (JsonNode)l)]),
     };
 

@@ -33,13 +33,17 @@ internal sealed class OutputPublisher(JupyterSockets sockets, JupyterMessage req
                 case ResultOutput result when !silent:
                     sockets.Publish("execute_result", new()
                     {
-                        ["execution_count"] = count, ["data"] = NotebookJson.ToJson(result.Data), ["metadata"] = new JsonObject(),
+                        ["execution_count"] = count,
+                        ["data"] = NotebookJson.ToJson(result.Data),
+                        ["metadata"] = new JsonObject(),
                     }, request);
                     break;
                 case ErrorOutput error:
                     sockets.Publish("error", new()
                     {
-                        ["ename"] = error.Name, ["evalue"] = error.Message, ["traceback"] = new JsonArray([.. error.Traceback.Select(l => (JsonNode)l)]),
+                        ["ename"] = error.Name,
+                        ["evalue"] = error.Message,
+                        ["traceback"] = new JsonArray([.. error.Traceback.Select(l => (JsonNode)l)]),
                     }, request);
                     break;
             }

@@ -113,7 +113,8 @@ internal sealed class JupyterServer : IDisposable
         var start = new ProcessStartInfo(InstalledKernel.Interpreter,
             ["-m", "notebook", "--no-browser", "--allow-root", "--ip=127.0.0.1", $"--port={FreePort()}", "--port-retries=50", $"--NotebookApp.token={Token}", $"--notebook-dir={folder.Path}"])
         {
-            RedirectStandardOutput = true, RedirectStandardError = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
         };
         foreach (var (key, value) in environment)
             start.Environment[key] = value;

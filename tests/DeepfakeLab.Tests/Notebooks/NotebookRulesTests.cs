@@ -70,7 +70,8 @@ public class NotebookRulesTests
     {
         Metadata = new JsonObject
         {
-            ["kernelspec"] = new JsonObject { ["name"] = ".net-csharp" }, ["language_info"] = new JsonObject { ["name"] = "polyglot-notebook" },
+            ["kernelspec"] = new JsonObject { ["name"] = ".net-csharp" },
+            ["language_info"] = new JsonObject { ["name"] = "polyglot-notebook" },
         },
         Cells =
         [
