@@ -53,6 +53,34 @@ public class BrowserTests
             browser.Evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)")!.AsArray().Select(h => (string?)h));
     }
 
+    [Fact]
+    public void Plotly_draws_every_figure_offline_from_the_script_in_the_package()
+    {
+        using var folder = TestSupport.Folder();
+        Figure[] figures = [.. ChartTests.All()];
+        PlotlyPage.Write(folder["plotly.html"], "Figures", figures);
+        Assert.InRange(new FileInfo(folder["plotly.html"]).Length, 3_000_000, 6_000_000);
+
+        using var browser = new Browser();
+        browser.Open(folder["plotly.html"]);
+        Keep(browser, "plotly.png");
+        Assert.Empty(browser.Complaints);
+        // all traces that the figures have were drawn, and all their images
+        var drawn = browser.Evaluate("""
+            [...document.querySelectorAll('.js-plotly-plot')].map(p => [p._fullData.length, p.querySelectorAll('.scatterlayer .trace, .barlayer .trace, .heatmaplayer image').length, p.querySelectorAll('.imagelayer image, .layer-above image').length])
+            """)!.AsArray();
+        var wanted = figures.Select(f => f.ToPlotlyJson()).ToArray();
+        Assert.Equal(figures.Length, drawn.Count);
+        foreach (var (figure, seen) in wanted.Zip(drawn))
+        {
+            var visible = figure["data"]!.AsArray().Count(t => t!["type"]!.ToString() == "heatmap" || t["x"]!.AsArray().Count > 0);
+            Assert.Equal(figure["data"]!.AsArray().Count, (int)seen![0]!);
+            Assert.True((int)seen[1]! >= visible, figure["layout"]!["title"]!.ToJsonString() + seen.ToJsonString());
+            Assert.Equal(figure["layout"]!["images"]!.AsArray().Count, (int)seen[2]!);
+        }
+        Assert.DoesNotContain(AppDomain.CurrentDomain.GetAssemblies(), a => a.GetName().Name == "FSharp.Core");
+    }
+
     /// <summary>Drawn: each figure takes up room, and each of its marks and images does so within it.</summary>
     private static void CheckDrawn(Browser browser, int count)
     {

@@ -66,6 +66,9 @@ public sealed class Figure
     /// <summary>The figure as Plotly's <c>{ data, layout, config }</c>, the content of <c>application/vnd.plotly.v1+json</c>.</summary>
     public JsonObject ToPlotlyJson() => PlotlyWriter.Write(this);
 
+    /// <summary>The figure drawn by plotly.js, to zoom and hover. The page must hold <see cref="PlotlyPage.Script"/> once, before it.</summary>
+    public string ToPlotlyHtml() => PlotlyPage.Div(this);
+
     private IEnumerable<Panel[]> Rows => panels.Chunk(columns);
 
     /// <summary>Where each panel's upper left corner is.</summary>
