@@ -18,6 +18,9 @@ internal static class PlotlyWriter
             ["paper_bgcolor"] = "rgba(0,0,0,0)",
             ["plot_bgcolor"] = "rgba(0,0,0,0)",
             ["font"] = new JsonObject { ["color"] = "#808088" },
+            // the panels' own places leave room for everything, so that Plotly must not take more
+            ["margin"] = new JsonObject { ["l"] = 0, ["r"] = 0, ["t"] = 30, ["b"] = 30 },
+            ["legend"] = new JsonObject { ["orientation"] = "h", ["x"] = 0, ["y"] = 0, ["yanchor"] = "top" },
             ["images"] = images,
             ["annotations"] = notes,
             ["hovermode"] = "closest",
@@ -44,6 +47,8 @@ internal static class PlotlyWriter
                 data.Add((JsonNode)trace);
             }
         }
+        if (figure.Panels.All(p => p.X is null))
+            (layout["xaxis"], layout["yaxis"]) = (new JsonObject { ["visible"] = false }, new JsonObject { ["visible"] = false }); // else Plotly draws a pair
         return new JsonObject { ["data"] = data, ["layout"] = layout, ["config"] = new JsonObject { ["responsive"] = true, ["displaylogo"] = false } };
     }
 
@@ -93,6 +98,7 @@ internal static class PlotlyWriter
                 trace["z"] = Rows(heat.Shade, v => v);
                 trace["text"] = Rows(heat.Text, v => v.Replace("\n", "<br>", StringComparison.Ordinal));
                 trace["texttemplate"] = "%{text}";
+                trace["showscale"] = false;
                 (trace["zmin"], trace["zmax"], trace["colorscale"]) = (0, 1, "Cividis");
                 break;
             case Dots dots:
@@ -134,7 +140,7 @@ internal static class PlotlyWriter
         ["y"] = y,
         ["yanchor"] = anchor,
         ["showarrow"] = false,
-        ["font"] = new JsonObject { ["size"] = 11 },
+        ["font"] = new JsonObject { ["size"] = 10 },
     };
 
     private static JsonObject Whiskers(double[] values, double[] low, double[] high) => new()
