@@ -58,7 +58,8 @@ internal static class TrainCommand
         Console.WriteLine($"model     {model.Name} on {LabRuntime.Device}, {LabRuntime.Threads} threads; weights: {model.WeightsOrigin.Description}");
 
         var recipe = (settings.Epochs == 0 ? Recipe.HeadOnly() : settings.From is { } stage ? Recipe.FineTune(stage) : Recipe.Full())
-            with { Epochs = settings.Epochs, BatchSize = settings.Batch };
+            with
+        { Epochs = settings.Epochs, BatchSize = settings.Batch };
         var options = new FitOptions
         {
             Seed = settings.Seed,

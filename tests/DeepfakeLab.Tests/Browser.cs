@@ -27,7 +27,8 @@ internal sealed class Browser : IDisposable
             TestSupport.Skip("needs Chromium (apt install chromium) or CHROME_PATH");
         process = Process.Start(new ProcessStartInfo(file!,
             ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-             $"--user-data-dir={profile.Path}", "about:blank"]) { RedirectStandardError = true, RedirectStandardOutput = true })!; // else it would inherit, and outlive, the tests' own
+             $"--user-data-dir={profile.Path}", "about:blank"])
+        { RedirectStandardError = true, RedirectStandardOutput = true })!; // else it would inherit, and outlive, the tests' own
         try
         {
             Connect();
