@@ -17,8 +17,9 @@ internal sealed class SessionAssemblies : IDisposable
     public const string CellPrefix = "cell";
 
     private readonly SessionOptions options;
-    private readonly AssemblyLoadContext context = new("notebook");
+    private readonly SessionContext context;
     private readonly List<string> folders = [];       // where managed dependencies may lie
+    private readonly HashSet<string> hostFolders = []; // those of them whose assemblies the host has loaded, or would
     private readonly List<string> nativeFolders = [];
     private readonly Dictionary<string, string> packageFiles = new(StringComparer.OrdinalIgnoreCase); // simple name -> file
     private readonly HashSet<string> referenced = new(StringComparer.OrdinalIgnoreCase);              // simple names
@@ -31,6 +32,7 @@ internal sealed class SessionAssemblies : IDisposable
         packages = new PackageReferences(options.CacheFolder);
         References = FrameworkReferences().Add(MetadataReference.CreateFromFile(typeof(SessionAssemblies).Assembly.Location));
         Resolver = new MissingAssemblyResolver(this);
+        context = new SessionContext(this);
         context.Resolving += (_, name) => Find(name.Name!) is { } path ? context.LoadFromAssemblyPath(path) : null;
         context.ResolvingUnmanagedDll += (_, name) => FindNative(name);
     }
@@ -92,6 +94,8 @@ internal sealed class SessionAssemblies : IDisposable
         var directory = Path.GetDirectoryName(file)!;
         if (!folders.Contains(directory))
             folders.Add(directory);
+        if (host is not null)
+            hostFolders.Add(directory);
         References = References.Add(MetadataReference.CreateFromFile(file));
         if (host is null)
         {
@@ -131,6 +135,20 @@ internal sealed class SessionAssemblies : IDisposable
     }
 
     public void Dispose() => packages.Dispose();
+
+    /// <summary>
+    /// Takes what lies beside a referenced file from there, before the host's own: the kernel's program may lie in the same folder, and
+    /// the library with one TorchSharp, cells with another, would have tensors that are none to each other.
+    /// </summary>
+    private sealed class SessionContext(SessionAssemblies owner) : AssemblyLoadContext("notebook")
+    {
+        protected override Assembly? Load(AssemblyName name)
+        {
+            if (owner.frameworkNames.Contains(name.Name!) || name.Name == typeof(SessionAssemblies).Assembly.GetName().Name)
+                return null;
+            return owner.Find(name.Name!) is { } path && !owner.hostFolders.Contains(Path.GetDirectoryName(path)!) ? LoadFromAssemblyPath(path) : null;
+        }
+    }
 
     /// <summary>Finds what referenced assemblies refer to in their turn.</summary>
     private sealed class MissingAssemblyResolver(SessionAssemblies owner) : MetadataReferenceResolver

@@ -162,6 +162,15 @@ public class SessionTests
         Assert.Equal(folder["Markdig.dll"], await run.Eval("typeof(Markdig.Markdown).Assembly.Location"));
     }
 
+    [Fact]
+    public async Task Cells_and_the_library_share_one_TorchSharp_though_the_host_has_another()
+    {
+        using var run = new CellRun(new SessionOptions { Folder = AppContext.BaseDirectory });
+        await run.Eval("#r \"DeepfakeLab.dll\"\n#r \"TorchSharp.dll\"\nusing DeepfakeLab; using TorchSharp;");
+        Assert.Equal("True", await run.Eval("typeof(LabRuntime).GetProperty(\"Device\").PropertyType == typeof(torch.Device)"));
+        Assert.Equal("False", await run.Eval("System.Runtime.Loader.AssemblyLoadContext.Default == System.Runtime.Loader.AssemblyLoadContext.GetLoadContext(typeof(torch).Assembly)"));
+    }
+
     /// <summary>These packages are ones that the project restores anyway, so the test asks no more of a mirror than the build does.</summary>
     [Fact]
     public async Task A_package_is_restored_by_the_SDK_and_remembered()

@@ -108,8 +108,7 @@ assert of(run(client, "x")[1], "execute_result")[0]["data"]["text/plain"] == "20
 reply, published = run(client, f'''#r "{LIBRARY}/DeepfakeLab.dll"
 #r "{LIBRARY}/TorchSharp.dll"
 using TorchSharp; using DeepfakeLab;
-LabRuntime.Start();
-torch.ones(2, 3)''')
+torch.ones(2, 3, device: LabRuntime.Device)''')
 assert reply["status"] == "ok", reply
 assert "[2, 3]" in of(published, "execute_result")[0]["data"]["text/plain"], published
 reply, _ = run(client, '#r "../absent/DeepfakeLab.dll"')
