@@ -10,7 +10,7 @@ internal static class PlotlyWriter
         var (data, images, notes) = (new JsonArray(), new JsonArray(), new JsonArray());
         var layout = new JsonObject
         {
-            ["title"] = new JsonObject { ["text"] = figure.Title },
+            ["title"] = new JsonObject { ["text"] = figure.Title, ["x"] = 0, ["xanchor"] = "left" },
             ["width"] = figure.Width,
             ["height"] = figure.Height + 60,
             ["meta"] = new JsonObject { ["alt"] = figure.AltText },
