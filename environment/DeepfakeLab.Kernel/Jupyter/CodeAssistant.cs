@@ -94,7 +94,7 @@ internal sealed class CodeAssistant(CSharpSession session) : IDisposable
         var info = ProjectInfo.Create(id, VersionStamp.Default, name, name, LanguageNames.CSharp, isSubmission: true,
             parseOptions: CellParser.ScriptOptions,
             compilationOptions: new CSharpCompilationOptions(OutputKind.DynamicallyLinkedLibrary, usings: CSharpSession.Imports, allowUnsafe: true),
-            metadataReferences: session.References.Select(Again),
+            metadataReferences: session.References.Select(Again).Distinct(),
             projectReferences: last is null ? [] : [new ProjectReference(last.Id)]);
         return workspace!.CurrentSolution.AddProject(info).AddDocument(DocumentId.CreateNewId(id), name, SourceText.From(code)).GetProject(id)!;
     }
