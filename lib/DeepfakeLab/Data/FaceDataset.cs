@@ -54,12 +54,19 @@ public sealed class FaceDataset
     }
 
     /// <summary>Paints the embedded sample into a folder that does not exist yet, to be looked at or opened like any other.</summary>
-    /// <exception cref="DataException">The folder exists.</exception>
+    /// <exception cref="DataException">The folder exists, or cannot be written.</exception>
     public static void WriteSample(string folder, CancellationToken cancellation = default)
     {
         if (Path.Exists(folder))
             throw new DataException("The folder for the sample exists already", folder, "Name one that does not");
-        PaintedSample.Write(folder, cancellation);
+        try
+        {
+            PaintedSample.Write(folder, cancellation);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new DataException("The sample cannot be written there", folder, "Name a folder that can be written", e);
+        }
     }
 
     /// <summary>Which pixels of one of the sample's fakes were replaced, bool [H, W]; null for images whose mask is not known.</summary>

@@ -53,18 +53,25 @@ public static class ImageLoader
     {
         var failed = new System.Collections.Concurrent.ConcurrentDictionary<int, LabException>();
         var options = new ParallelOptions { CancellationToken = cancellation, MaxDegreeOfParallelism = Environment.ProcessorCount };
-        Parallel.For(0, count, options, (i, state) =>
+        try
         {
-            try
+            Parallel.For(0, count, options, (i, state) =>
             {
-                work(i);
-            }
-            catch (LabException e)
-            {
-                failed[i] = e;
-                state.Break(); // lower indices still run, so that the same error comes out each time
-            }
-        });
+                try
+                {
+                    work(i);
+                }
+                catch (LabException e)
+                {
+                    failed[i] = e;
+                    state.Break(); // lower indices still run, so that the same error comes out each time
+                }
+            });
+        }
+        catch (AggregateException e) // anything else, a full disk for one: as itself, so that callers can catch it by its type
+        {
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(e.InnerExceptions[0]);
+        }
         if (!failed.IsEmpty)
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(failed.MinBy(f => f.Key).Value);
     }
