@@ -54,12 +54,11 @@ internal static class TrainCommand
         Console.WriteLine($"split     {split.Train.Count} training, {split.Validation.Count} validation, {split.Test.Count} test images; the same photo is never on two sides");
 
         LabRuntime.Seed(settings.Seed);
-        using var model = Models.Create(settings.Model, Choose(settings.Weights)).WithHead(dataset.Classes.Count);
+        using var model = Models.Create(settings.Model, Weights.Parse(settings.Weights)).WithHead(dataset.Classes.Count);
         Console.WriteLine($"model     {model.Name} on {LabRuntime.Device}, {LabRuntime.Threads} threads; weights: {model.WeightsOrigin.Description}");
 
-        var recipe = (settings.Epochs == 0 ? Recipe.HeadOnly() : settings.From is { } stage ? Recipe.FineTune(stage) : Recipe.Full())
-            with
-        { Epochs = settings.Epochs, BatchSize = settings.Batch };
+        var recipe = settings.Epochs == 0 ? Recipe.HeadOnly() : settings.From is { } stage ? Recipe.FineTune(stage) : Recipe.Full();
+        recipe = recipe with { Epochs = settings.Epochs, BatchSize = settings.Batch };
         var options = new FitOptions
         {
             Seed = settings.Seed,
@@ -78,15 +77,6 @@ internal static class TrainCommand
         Console.WriteLine($"written   {string.Join(", ", ((string[])[RunFolder.ModelFile, RunFolder.RecordFile, "report.html"]).Select(f => Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(settings.Out, f))))}");
         return 0;
     }
-
-    private static Weights Choose(string name) => name switch
-    {
-        "auto" => Weights.Auto,
-        "imagenet" => Weights.ImageNet,
-        "embedded" => Weights.Embedded,
-        "none" => Weights.None,
-        _ => Weights.File(name),
-    };
 
     private static void Print(EpochFigures e)
     {
