@@ -127,6 +127,9 @@ public sealed class EvaluationReport
         return json;
     }
 
+    /// <summary>The two figures that are looked at first.</summary>
+    public override string ToString() => $"accuracy {Accuracy}, AUC {Auc}, {N} images{(IsSample ? " of the painted sample" : "")}";
+
     /// <summary>The figures as tables.</summary>
     public string ToHtml() => EvaluationHtml.Write(this);
 

@@ -112,7 +112,7 @@ public sealed record Recipe
     public IEnumerable<(string Name, string Value)> Settings() =>
         from property in typeof(Recipe).GetProperties(BindingFlags.Public | BindingFlags.Instance)
         where property.GetIndexParameters().Length == 0
-        select (property.Name, Convert.ToString(property.GetValue(this), CultureInfo.InvariantCulture) ?? "all layers");
+        select (property.Name, property.GetValue(this) is { } value ? Convert.ToString(value, CultureInfo.InvariantCulture)! : "all layers");
 
     /// <summary>The settings, one a line.</summary>
     public override string ToString() => string.Join(Environment.NewLine, Settings().Select(s => $"{s.Name,-16} {s.Value}"));
