@@ -162,6 +162,23 @@ public class DatasetTests
         Assert.True(falsely.Count <= 0.01 * group.Count, $"{falsely.Count} of {group.Count} joined falsely: {string.Join(", ", falsely)}");
     }
 
+    [Fact]
+    public void Same_photos_are_found_among_face_crops_too()
+    {
+        var data = FaceDataset.Open(TestSupport.Shared("data", "faces-crop"));
+        var group = data.Images.ToDictionary(i => Path.GetFileNameWithoutExtension(i.Name), i => i.Group);
+        (string Fake, string Real)[] seen = // looked at by eye
+        [
+            ("easy_145_1000", "real_00289"), ("easy_102_0101", "real_00771"), ("easy_158_0011", "real_00065"), ("easy_150_0011", "real_00211"),
+            ("easy_24_0011", "real_00524"), ("easy_216_1100", "real_00159"), ("easy_117_0101", "real_00747"), ("easy_230_1010", "real_00979"),
+            ("mid_306_1111", "real_00176"), ("mid_208_1110", "real_00579"), ("mid_296_1111", "real_00291"), ("easy_96_0011", "real_00802"),
+        ];
+        Assert.All(seen, pair => Assert.Equal(group[pair.Fake], group[pair.Real]));
+        var joined = group.Values.GroupBy(g => g).Where(g => g.Count() > 1).ToList();
+        Assert.InRange(joined.Sum(g => g.Count()), 80, 140);
+        Assert.True(joined.Max(g => g.Count()) <= 6, $"a chain of {joined.Max(g => g.Count())}");
+    }
+
     /// <summary>A PNG that claims a size and holds nothing: the size must be refused before memory is taken.</summary>
     private static byte[] PngHeader(int width, int height)
     {

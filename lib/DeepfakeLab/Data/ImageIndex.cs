@@ -6,7 +6,10 @@ namespace DeepfakeLab;
 /// <summary>What one look at an image file found.</summary>
 /// <param name="Hash">SHA-256 of the file, hexadecimal; empty where it could not be read.</param>
 /// <param name="Problem">Why it is left out; null for a good image.</param>
-internal sealed record IndexedImage(string Name, long Bytes, long Modified, int Width, int Height, string Hash, string? Problem, byte[] Thumbnail);
+/// <param name="Thumbnail">RGB, <see cref="ImageIndex.ThumbnailSide"/> pixels a side.</param>
+/// <param name="Grey">Grey, <see cref="FineDetail.Side"/> pixels a side.</param>
+internal sealed record IndexedImage(
+    string Name, long Bytes, long Modified, int Width, int Height, string Hash, string? Problem, byte[] Thumbnail, byte[] Grey);
 
 /// <summary>
 /// Looks at every file of a folder once: decodes it whole, hashes it and makes its thumbnail. What was found is kept in the
@@ -14,7 +17,7 @@ internal sealed record IndexedImage(string Name, long Bytes, long Modified, int 
 /// </summary>
 internal static class ImageIndex
 {
-    private const int Version = 1;
+    private const int Version = 2;
     private const long LargestCache = 1L << 30;
 
     /// <summary>The side of the square RGB thumbnails.</summary>
@@ -57,13 +60,17 @@ internal static class ImageIndex
             hash = Convert.ToHexStringLower(SHA256.HashData(bytes));
             var image = ImageReader.Decode(bytes, path);
             var thumbnail = Resampler.Resize(image, ThumbnailSide, ThumbnailSide, Interpolation.Bilinear);
-            return new IndexedImage(name, length, modified, image.Width, image.Height, hash, null, thumbnail.Pixels);
+            return new IndexedImage(name, length, modified, image.Width, image.Height, hash, null, thumbnail.Pixels, Grey(Resampler.Resize(image, FineDetail.Side, FineDetail.Side, Interpolation.Bilinear)));
         }
         catch (ImageException e)
         {
-            return new IndexedImage(name, length, modified, 0, 0, hash, e.Problem, []);
+            return new IndexedImage(name, length, modified, 0, 0, hash, e.Problem, [], []);
         }
     }
+
+    /// <summary>Rec. 601 luma, as PIL's <c>convert("L")</c>.</summary>
+    private static byte[] Grey(RgbImage image) =>
+        [.. image.Pixels.Chunk(3).Select(p => (byte)((p[0] * 19595 + p[1] * 38470 + p[2] * 7471 + 0x8000) >> 16))];
 
     private static void Save(string cacheFile, IndexedImage[] images)
     {
@@ -83,8 +90,8 @@ internal static class ImageIndex
                     writer.Write(i.Height);
                     writer.Write(i.Hash);
                     writer.Write(i.Problem ?? "");
-                    if (i.Problem is null)
-                        writer.Write(i.Thumbnail);
+                    writer.Write(i.Thumbnail);
+                    writer.Write(i.Grey);
                 }
             });
         }
@@ -108,10 +115,12 @@ internal static class ImageIndex
             {
                 var (name, bytes, modified, width, height) = (reader.ReadString(), reader.ReadInt64(), reader.ReadInt64(), reader.ReadInt32(), reader.ReadInt32());
                 var (hash, problem) = (reader.ReadString(), reader.ReadString());
-                var thumbnail = problem.Length == 0 ? reader.ReadBytes(3 * ThumbnailSide * ThumbnailSide) : [];
-                if (problem.Length == 0 && thumbnail.Length != 3 * ThumbnailSide * ThumbnailSide)
+                var (thumbnail, grey) = problem.Length == 0 ? (3 * ThumbnailSide * ThumbnailSide, FineDetail.Side * FineDetail.Side) : (0, 0);
+                var image = new IndexedImage(name, bytes, modified, width, height, hash, problem.Length == 0 ? null : problem,
+                    reader.ReadBytes(thumbnail), reader.ReadBytes(grey));
+                if (image.Thumbnail.Length != thumbnail || image.Grey.Length != grey)
                     return [];
-                images[name] = new IndexedImage(name, bytes, modified, width, height, hash, problem.Length == 0 ? null : problem, thumbnail);
+                images[name] = image;
             }
             return images;
         }

@@ -2,31 +2,41 @@ using System.Numerics;
 
 namespace DeepfakeLab;
 
-/// <summary>
-/// Finds images that show the same photo: a fake and the real image it was cut from, or one photo stored twice. A fake changes
-/// the middle of the picture and leaves its edge, so the edges of the thumbnails are compared first.
-/// </summary>
-/// <remarks>Correlations are computed from whole numbers, so that every machine finds the same groups.</remarks>
+/// <summary>Finds images that show the same photo: a fake and the real image it was cut from, or one photo stored twice.</summary>
+/// <remarks>
+/// A fake changes the middle of the picture. In whole photographs, which are square in the data this is made for, the edge tells:
+/// it is left as it was. A picture that is not square has been cropped to the face; its edge is skin and hair, and alike for many
+/// people, so there the detail of all its parts is compared (<see cref="FineDetail"/>). Correlations come from whole numbers, so that
+/// every machine finds the same groups.
+/// </remarks>
 internal static class SamePhoto
 {
     private const int Side = ImageIndex.ThumbnailSide;
 
-    // Chosen on 1633 of CIPLAB's photos: 0.01 less joins twice as many images falsely, 0.01 more misses a third of the pairs.
+    // Chosen on 1633 of CIPLAB's photos, against a list of groups found by comparing thumbnails: finds 95 % of its pairs and joins 16
+    // images that are not on it. At .876 it finds 85 % and joins 13.
     private const int Border = 7;
     private const double BorderAlike = 0.873, WholeAlike = 0.7;
+
+    // Chosen by eye on 1598 face crops: of the pairs above, nearly all are one photo; of those below .78, few.
+    private const double DetailAlike = 0.8;
 
     /// <summary>A group number for each image: the index of the group's first member.</summary>
     public static int[] Group(IReadOnlyList<IndexedImage> images)
     {
         var border = images.Select(i => new Pixels(i.Thumbnail, edgeOnly: true)).ToArray();
         var whole = images.Select(i => new Pixels(i.Thumbnail, edgeOnly: false)).ToArray();
+        var detail = images.Select(i => new FineDetail(i.Grey)).ToArray();
         var alike = new List<int>[images.Count];
         Parallel.For(0, images.Count, i =>
         {
             alike[i] = [];
             for (var k = i + 1; k < images.Count; k++)
             {
-                if (images[i].Hash == images[k].Hash || (border[i].Correlation(border[k]) > BorderAlike && whole[i].Correlation(whole[k]) > WholeAlike))
+                var cropped = images[i].Width != images[i].Height || images[k].Width != images[k].Height;
+                if (images[i].Hash == images[k].Hash || (cropped
+                    ? detail[i].Likeness(detail[k]) > DetailAlike
+                    : border[i].Correlation(border[k]) > BorderAlike && whole[i].Correlation(whole[k]) > WholeAlike))
                     alike[i].Add(k);
             }
         });
