@@ -127,6 +127,36 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
     }
 
     [Fact]
+    public void Constructor_arguments_make_torchvisions_models()
+    {
+        static nn.Module<Tensor, Tensor> Norm(long channels) => nn.GroupNorm(4, channels);
+        Dictionary<string, ModelOptions> made = new()
+        {
+            ["resnet50"] = new() { Groups = 2, WidthPerGroup = 48, ReplaceStrideWithDilation = (false, true, true) },
+            ["resnet18"] = new() { NormLayer = Norm },
+            ["mobilenet_v2"] = new()
+            {
+                WidthMultiplier = 0.35, RoundNearest = 4, NormLayer = Norm, InvertedResidualSetting = [(1, 16, 1, 1), (4, 24, 2, 2), (3, 48, 1, 2)],
+            },
+            ["mobilenet_v3_large"] = new() { WidthMultiplier = 0.75, ReducedTail = true, Dilated = true },
+            ["mobilenet_v3_small"] = new() { ReducedTail = true, Dilated = true, NormLayer = Norm },
+            ["efficientnet_b0"] = new() { NormLayer = Norm },
+        };
+        using var folder = TestSupport.Folder();
+        TestSupport.Python(["torch", "torchvision"], "models.py", ["options", folder.Path]);
+        foreach (var (name, options) in made)
+        {
+            using var scope = NewDisposeScope();
+            using var inference = inference_mode();
+            using var theirs = Checkpoint.Read(folder[$"{name}-result.pth"]);
+            using var model = Models.Create(name, Weights.File(folder[$"{name}.pth"]), classes: 7, options);
+            model.eval();
+            Close(theirs["logits"], model.call(theirs["x"]), 1e-5, name);
+        }
+        Assert.Throws<ModelException>(() => Models.Create("resnet18", options: new ModelOptions { Groups = 2 }));
+    }
+
+    [Fact]
     public void The_registry_of_weights_is_torchvisions()
     {
         var theirs = TestSupport.Python(["torch", "torchvision"], "models.py", ["weights", .. Models.Names]).Split('\n', StringSplitOptions.RemoveEmptyEntries);

@@ -89,7 +89,7 @@ public sealed class EfficientNet : VisionModel
             Output = Layers.Channels(row.Output * variant.Width),
             Repeats = (int)Math.Ceiling(row.Repeats * variant.Depth),
         }).ToList();
-        var norm = variant.Norm ?? Layers.Norm.Default;
+        var norm = (variant.Norm ?? Layers.Norm.Default) with { Layer = options.NormLayer };
         dropout = options.Dropout ?? variant.Dropout;
 
         var features = nn.Sequential(Layers.ConvNormActivation(3, rows[0].Input, stride: 2, norm: norm, activation: Layers.SiLU));

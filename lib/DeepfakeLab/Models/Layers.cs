@@ -6,12 +6,12 @@ namespace DeepfakeLab;
 /// <summary>The blocks that several families share, after torchvision's <c>ops.misc</c>; layer numbers give torchvision's state-dict keys.</summary>
 internal static class Layers
 {
-    /// <summary>A batch norm's two constants. torchvision ports TensorFlow's for EfficientNet and MobileNetV3.</summary>
-    public sealed record Norm(double Eps = 1e-5, double Momentum = 0.1)
+    /// <summary>A batch norm's two constants (torchvision ports TensorFlow's for EfficientNet and MobileNetV3), or another normalisation.</summary>
+    public sealed record Norm(double Eps = 1e-5, double Momentum = 0.1, Func<long, nn.Module<Tensor, Tensor>>? Layer = null)
     {
         public static readonly Norm Default = new();
 
-        public BatchNorm2d Over(long channels) => nn.BatchNorm2d(channels, Eps, Momentum);
+        public nn.Module<Tensor, Tensor> Over(long channels) => Layer?.Invoke(channels) ?? nn.BatchNorm2d(channels, Eps, Momentum);
     }
 
     public static nn.Module<Tensor, Tensor> ReLU() => nn.ReLU(inplace: true);
@@ -20,14 +20,15 @@ internal static class Layers
     public static nn.Module<Tensor, Tensor> Hardswish() => nn.Hardswish(inplace: true);
 
     /// <summary>A convolution without bias that keeps the image's size (divided by the stride).</summary>
-    public static Conv2d Conv(long input, long output, long kernel = 3, long stride = 1, long groups = 1) =>
-        nn.Conv2d(input, output, kernel, stride, padding: (kernel - 1) / 2, groups: groups, bias: false);
+    public static Conv2d Conv(long input, long output, long kernel = 3, long stride = 1, long groups = 1, long dilation = 1) =>
+        nn.Conv2d(input, output, kernel, stride, padding: (kernel - 1) / 2 * dilation, dilation: dilation, groups: groups, bias: false);
 
     /// <summary>torchvision's <c>Conv2dNormActivation</c>: convolution "0", batch norm "1", activation "2" (null: none).</summary>
     public static Sequential ConvNormActivation(
-        long input, long output, long kernel = 3, long stride = 1, long groups = 1, Norm? norm = null, Func<nn.Module<Tensor, Tensor>>? activation = null)
+        long input, long output, long kernel = 3, long stride = 1, long groups = 1, Norm? norm = null,
+        Func<nn.Module<Tensor, Tensor>>? activation = null, long dilation = 1)
     {
-        var block = nn.Sequential(Conv(input, output, kernel, stride, groups), (norm ?? Norm.Default).Over(output));
+        var block = nn.Sequential(Conv(input, output, kernel, stride, groups, dilation), (norm ?? Norm.Default).Over(output));
         return activation is null ? block : block.append(activation());
     }
 
@@ -65,10 +66,10 @@ internal static class Layers
         return (branch * kept).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Rounds a channel count to a multiple of 8, never down by more than a tenth; torchvision's <c>_make_divisible</c>.</summary>
-    public static int Channels(double count)
+    /// <summary>Rounds a channel count to a multiple of 8 (or another), never down by more than a tenth; torchvision's <c>_make_divisible</c>.</summary>
+    public static int Channels(double count, int divisor = 8)
     {
-        var rounded = Math.Max(8, (int)(count + 4) / 8 * 8);
-        return rounded < 0.9 * count ? rounded + 8 : rounded;
+        var rounded = Math.Max(divisor, (int)(count + divisor / 2.0) / divisor * divisor);
+        return rounded < 0.9 * count ? rounded + divisor : rounded;
     }
 }

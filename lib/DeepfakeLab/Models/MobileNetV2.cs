@@ -21,16 +21,18 @@ public sealed class MobileNetV2 : VisionModel
 
     internal MobileNetV2(int classes, ModelOptions options) : base("mobilenet_v2", "MobileNetV2")
     {
+        int Width(int count, double multiplier) => Layers.Channels(count * multiplier, options.RoundNearest);
         var width = options.WidthMultiplier;
-        int channels = Layers.Channels(32 * width), last = Layers.Channels(1280 * Math.Max(1, width));
-        var features = nn.Sequential(Layers.ConvNormActivation(3, channels, stride: 2, activation: Layers.ReLU6));
-        foreach (var row in table)
+        var norm = new Layers.Norm(Layer: options.NormLayer);
+        int channels = Width(32, width), last = Width(1280, Math.Max(1, width));
+        var features = nn.Sequential(Layers.ConvNormActivation(3, channels, stride: 2, norm: norm, activation: Layers.ReLU6));
+        foreach (var row in options.InvertedResidualSetting ?? table)
         {
-            var output = Layers.Channels(row.Channels * width);
+            var output = Width(row.Channels, width);
             for (var i = 0; i < row.Repeats; i++, channels = output)
-                features.append(new InvertedResidual(channels, output, i == 0 ? row.Stride : 1, row.Expand));
+                features.append(new InvertedResidual(channels, output, i == 0 ? row.Stride : 1, row.Expand, norm));
         }
-        features.append(Layers.ConvNormActivation(channels, last, kernel: 1, activation: Layers.ReLU6));
+        features.append(Layers.ConvNormActivation(channels, last, kernel: 1, norm: norm, activation: Layers.ReLU6));
 
         AddStages("features", features);
         AddHead("classifier", nn.Sequential(nn.Dropout(options.Dropout ?? 0.2), nn.Linear(last, classes)), classes, last);
@@ -49,16 +51,16 @@ public sealed class MobileNetV2 : VisionModel
         private readonly bool adds;
         private readonly Sequential conv;
 
-        public InvertedResidual(int input, int output, int stride, int expand) : base(nameof(InvertedResidual))
+        public InvertedResidual(int input, int output, int stride, int expand, Layers.Norm norm) : base(nameof(InvertedResidual))
         {
             var hidden = input * expand;
             adds = stride == 1 && input == output;
             conv = nn.Sequential();
             if (expand != 1)
-                conv.append(Layers.ConvNormActivation(input, hidden, kernel: 1, activation: Layers.ReLU6));
-            conv.append(Layers.ConvNormActivation(hidden, hidden, stride: stride, groups: hidden, activation: Layers.ReLU6));
+                conv.append(Layers.ConvNormActivation(input, hidden, kernel: 1, norm: norm, activation: Layers.ReLU6));
+            conv.append(Layers.ConvNormActivation(hidden, hidden, stride: stride, groups: hidden, norm: norm, activation: Layers.ReLU6));
             conv.append(Layers.Conv(hidden, output, kernel: 1));
-            conv.append(nn.BatchNorm2d(output));
+            conv.append(norm.Over(output));
             RegisterComponents();
         }
 

@@ -9,7 +9,7 @@ public sealed class MobileNetV3 : VisionModel
 {
     private const string RE = nameof(RE), HS = nameof(HS); // ReLU and hard swish, as the paper writes them
 
-    private sealed record Row(int Kernel, int Expanded, int Output, bool Squeeze, string Activation, int Stride);
+    private sealed record Row(int Kernel, int Expanded, int Output, bool Squeeze, string Activation, int Stride, int Dilation = 1);
 
     /// <summary>Table 1 of the paper.</summary>
     private static readonly Row[] large =
@@ -47,27 +47,33 @@ public sealed class MobileNetV3 : VisionModel
         new(5, 576, 96, true, HS, 1),
     ];
 
-    private static readonly Layers.Norm norm = new(Eps: 0.001, Momentum: 0.01);
-
     private MobileNetV3(string name, Row[] table, int lastChannels, int classes, ModelOptions options) : base(name, "MobileNetV3")
     {
         int Width(int channels) => Layers.Channels(channels * options.WidthMultiplier);
-        var channels = Width(16);
+        var norm = new Layers.Norm(Eps: 0.001, Momentum: 0.01, options.NormLayer);
+        var (channels, tail) = (Width(16), options.ReducedTail ? 2 : 1);
         var features = nn.Sequential(Layers.ConvNormActivation(3, channels, stride: 2, norm: norm, activation: Layers.Hardswish));
-        foreach (var row in table)
+        foreach (var (i, row) in table.Index())
         {
             var scaled = row with { Expanded = Width(row.Expanded), Output = Width(row.Output) };
-            features.append(new InvertedResidual(channels, scaled));
+            if (i >= table.Length - 3) // what torchvision calls the tail; its first block keeps its expansion
+                scaled = scaled with
+                {
+                    Expanded = Width(row.Expanded / (i == table.Length - 3 ? 1 : tail)),
+                    Output = Width(row.Output / tail),
+                    Dilation = options.Dilated ? 2 : 1,
+                };
+            features.append(new InvertedResidual(channels, scaled, norm));
             channels = scaled.Output;
         }
         features.append(Layers.ConvNormActivation(channels, 6 * channels, kernel: 1, norm: norm, activation: Layers.Hardswish));
 
         AddStages("features", features);
         AddHead("classifier", nn.Sequential(
-            nn.Linear(6 * channels, Width(lastChannels)),
+            nn.Linear(6 * channels, Width(lastChannels / tail)),
             nn.Hardswish(inplace: true),
             nn.Dropout(options.Dropout ?? 0.2),
-            nn.Linear(Width(lastChannels), classes)), classes, features: 6 * channels);
+            nn.Linear(Width(lastChannels / tail), classes)), classes, features: 6 * channels);
     }
 
     internal static MobileNetV3 Large(int classes, ModelOptions options) => new("mobilenet_v3_large", large, 1280, classes, options);
@@ -87,13 +93,13 @@ public sealed class MobileNetV3 : VisionModel
         private readonly bool adds;
         private readonly Sequential block = nn.Sequential();
 
-        public InvertedResidual(int input, Row row) : base(nameof(InvertedResidual))
+        public InvertedResidual(int input, Row row, Layers.Norm norm) : base(nameof(InvertedResidual))
         {
             Func<nn.Module<Tensor, Tensor>> activation = row.Activation == HS ? Layers.Hardswish : Layers.ReLU;
             adds = row.Stride == 1 && input == row.Output;
             if (row.Expanded != input)
                 block.append(Layers.ConvNormActivation(input, row.Expanded, kernel: 1, norm: norm, activation: activation));
-            block.append(Layers.ConvNormActivation(row.Expanded, row.Expanded, row.Kernel, row.Stride, groups: row.Expanded, norm, activation));
+            block.append(Layers.ConvNormActivation(row.Expanded, row.Expanded, row.Kernel, row.Dilation > 1 ? 1 : row.Stride, groups: row.Expanded, norm, activation, row.Dilation));
             if (row.Squeeze)
                 block.append(new Layers.SqueezeExcitation(row.Expanded, Layers.Channels(row.Expanded / 4), Layers.ReLU(), nn.Hardsigmoid()));
             block.append(Layers.ConvNormActivation(row.Expanded, row.Output, kernel: 1, norm: norm));

@@ -1,6 +1,8 @@
+using static TorchSharp.torch;
+
 namespace DeepfakeLab;
 
-/// <summary>torchvision's further constructor arguments; each is read by the families that have it.</summary>
+/// <summary>torchvision's further constructor arguments; each is read by the families that have it in torchvision, and ignored by the others.</summary>
 public sealed record ModelOptions
 {
     /// <summary>Probability of dropout in the head; null for the variant's own. Not for ResNets, which have none.</summary>
@@ -12,8 +14,35 @@ public sealed record ModelOptions
     /// <summary>MobileNets: all channel counts are multiplied by this and rounded to eights.</summary>
     public double WidthMultiplier { get; init; } = 1;
 
+    /// <summary>MobileNetV2: scaled channel counts are rounded to multiples of this.</summary>
+    public int RoundNearest { get; init; } = 8;
+
+    /// <summary>MobileNetV2: its table, rows of expansion (t), output channels (c), repeats (n) and the first one's stride (s); null for the paper's.</summary>
+    public IReadOnlyList<(int Expand, int Channels, int Repeats, int Stride)>? InvertedResidualSetting { get; init; }
+
+    /// <summary>MobileNetV3: the last three blocks and the head have half the channels, for detection and segmentation.</summary>
+    public bool ReducedTail { get; init; }
+
+    /// <summary>MobileNetV3: the last three blocks are dilated by two instead of halving the image.</summary>
+    public bool Dilated { get; init; }
+
     /// <summary>ResNets: each block's last batch norm starts with weight zero, so the block starts as the identity.</summary>
     public bool ZeroInitResidual { get; init; }
+
+    /// <summary>ResNets with bottlenecks: groups of the 3x3 convolutions (ResNeXt's cardinality); null for the variant's own.</summary>
+    public int? Groups { get; init; }
+
+    /// <summary>ResNets with bottlenecks: channels a group in the first stage; null for the variant's own.</summary>
+    public int? WidthPerGroup { get; init; }
+
+    /// <summary>ResNets with bottlenecks: whether layer2, layer3 and layer4 are dilated instead of halving the image.</summary>
+    public (bool Layer2, bool Layer3, bool Layer4) ReplaceStrideWithDilation { get; init; }
+
+    /// <summary>VGG: false leaves the weights as PyTorch's layers draw them.</summary>
+    public bool InitWeights { get; init; } = true;
+
+    /// <summary>All but VGG and MNASNet: makes the normalisation of so many channels, such as <c>c => nn.GroupNorm(8, c)</c>; null for the family's batch norm.</summary>
+    public Func<long, nn.Module<Tensor, Tensor>>? NormLayer { get; init; }
 }
 
 /// <summary>Makes models by name, with weights. A method a variant; <see cref="Create"/> takes torchvision's name.</summary>

@@ -32,23 +32,35 @@ public sealed class ResNet : VisionModel
 
     private readonly bool zeroLast;
 
+    /// <summary>What all blocks of one network share.</summary>
+    private sealed record Shape(bool Bottleneck, int Groups, int WidthPerGroup, Layers.Norm Norm);
+
     internal ResNet(string name, int classes, ModelOptions options) : base(name, variants[name].Family)
     {
         var variant = variants[name];
+        var shape = new Shape(variant.Bottleneck, options.Groups ?? variant.Groups, options.WidthPerGroup ?? variant.WidthPerGroup, new Layers.Norm(Layer: options.NormLayer));
+        var replaced = options.ReplaceStrideWithDilation;
+        if (!shape.Bottleneck && (shape.Groups != 1 || shape.WidthPerGroup != 64 || replaced != default))
+            throw new ModelException("Basic blocks take no groups, width or dilation", name, "Use a ResNet of 50 layers or more, or leave these options out");
+        if (shape.Groups < 1 || shape.WidthPerGroup < 1)
+            throw new ModelException("Groups and width per group are at least 1", $"{shape.Groups} and {shape.WidthPerGroup}", "Use 1 or more of each");
+        bool[] dilates = [false, replaced.Layer2, replaced.Layer3, replaced.Layer4];
         var expansion = variant.Bottleneck ? 4 : 1;
         zeroLast = options.ZeroInitResidual;
         AddStage("stem",
             ("conv1", nn.Conv2d(3, 64, 7, stride: 2, padding: 3, bias: false)),
-            ("bn1", nn.BatchNorm2d(64)),
+            ("bn1", shape.Norm.Over(64)),
             ("relu", Layers.ReLU()),
             ("maxpool", nn.MaxPool2d(3, stride: 2, padding: 1)));
-        var channels = 64;
+        var (channels, dilation) = (64, 1);
         for (var stage = 0; stage < 4; stage++)
         {
             var planes = 64 << stage;
             var layer = nn.Sequential();
+            var (stride, before) = (stage > 0 && !dilates[stage] ? 2 : 1, dilation);
+            dilation *= dilates[stage] ? 2 : 1;
             for (var i = 0; i < variant.Blocks[stage]; i++, channels = planes * expansion)
-                layer.append(Block(variant, channels, planes, stride: i == 0 && stage > 0 ? 2 : 1));
+                layer.append(Block(shape, channels, planes, stride: i == 0 ? stride : 1, dilation: i == 0 ? before : dilation));
             AddStage($"layer{stage + 1}", ($"layer{stage + 1}", layer));
         }
         AddHead("fc", nn.Linear(channels, classes), classes, channels);
@@ -65,38 +77,42 @@ public sealed class ResNet : VisionModel
     {
         if (!zeroLast)
             return;
-        foreach (var block in Initialisation.Modules(this).OfType<Residual>())
-            nn.init.zeros_(block.LastNorm.weight);
+        foreach (var norm in Initialisation.Modules(this).OfType<Residual>().Select(block => block.LastNorm).OfType<BatchNorm2d>())
+            nn.init.zeros_(norm.weight);
     }
 
-    private static Residual Block(Variant variant, int input, int planes, int stride)
+    private static Residual Block(Shape shape, int input, int planes, int stride, int dilation)
     {
-        if (!variant.Bottleneck)
-            return new Residual(input, planes, stride, [Layers.Conv(input, planes, stride: stride), Layers.Conv(planes, planes)]);
-        var width = planes * variant.WidthPerGroup / 64 * variant.Groups;
-        return new Residual(input, planes * 4, stride,
-            [Layers.Conv(input, width, kernel: 1), Layers.Conv(width, width, stride: stride, groups: variant.Groups), Layers.Conv(width, planes * 4, kernel: 1)]);
+        if (!shape.Bottleneck)
+            return new Residual(input, planes, stride, shape.Norm, [Layers.Conv(input, planes, stride: stride), Layers.Conv(planes, planes)]);
+        var width = (int)(planes * (shape.WidthPerGroup / 64.0)) * shape.Groups;
+        return new Residual(input, planes * 4, stride, shape.Norm,
+            [
+                Layers.Conv(input, width, kernel: 1),
+                Layers.Conv(width, width, stride: stride, groups: shape.Groups, dilation: dilation),
+                Layers.Conv(width, planes * 4, kernel: 1),
+            ]);
     }
 
     /// <summary>torchvision's BasicBlock (two convolutions) or Bottleneck (three): conv, bn, relu, …, conv, bn, add, relu.</summary>
     private sealed class Residual : nn.Module<Tensor, Tensor>
     {
-        private readonly (Conv2d Conv, BatchNorm2d Norm)[] steps; // an array, so that TorchSharp registers them by our names only
+        private readonly (Conv2d Conv, nn.Module<Tensor, Tensor> Norm)[] steps; // an array, so that TorchSharp registers them by our names only
         private readonly Sequential? downsample;
 
-        public Residual(int input, int output, int stride, Conv2d[] convs) : base(nameof(Residual))
+        public Residual(int input, int output, int stride, Layers.Norm norm, Conv2d[] convs) : base(nameof(Residual))
         {
-            steps = [.. convs.Select(conv => (conv, nn.BatchNorm2d(conv.out_channels)))];
+            steps = [.. convs.Select(conv => (conv, norm.Over(conv.out_channels)))];
             for (var i = 0; i < steps.Length; i++)
             {
                 register_module($"conv{i + 1}", steps[i].Conv);
                 register_module($"bn{i + 1}", steps[i].Norm);
             }
             if (stride != 1 || input != output)
-                register_module("downsample", downsample = nn.Sequential(Layers.Conv(input, output, kernel: 1, stride), nn.BatchNorm2d(output)));
+                register_module("downsample", downsample = nn.Sequential(Layers.Conv(input, output, kernel: 1, stride), norm.Over(output)));
         }
 
-        public BatchNorm2d LastNorm => steps[^1].Norm;
+        public nn.Module<Tensor, Tensor> LastNorm => steps[^1].Norm;
 
         public override Tensor forward(Tensor x)
         {

@@ -21,8 +21,11 @@ public sealed class Vgg : VisionModel
         ["vgg19"] = [64, 64, Pooling, 128, 128, Pooling, 256, 256, 256, 256, Pooling, 512, 512, 512, 512, Pooling, 512, 512, 512, 512, Pooling],
     };
 
+    private readonly bool initialises;
+
     internal Vgg(string name, int classes, ModelOptions options) : base(name, "VGG")
     {
+        initialises = options.InitWeights;
         var normalised = name.EndsWith("_bn", StringComparison.Ordinal);
         var features = nn.Sequential();
         var channels = 3;
@@ -45,6 +48,12 @@ public sealed class Vgg : VisionModel
             nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace: true), nn.Dropout(dropout),
             nn.Linear(4096, 4096), nn.ReLU(inplace: true), nn.Dropout(dropout),
             nn.Linear(4096, classes)), classes, features: 512 * 7 * 7);
+    }
+
+    internal override void Initialise()
+    {
+        if (initialises)
+            base.Initialise();
     }
 
     internal override HeadRecipe DefaultHead => HeadRecipe.Linear(dropout: 0.5);

@@ -139,7 +139,7 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Completes the random weights of a new model as torchvision's constructor does; <see cref="LabRuntime.Seed"/> makes them repeatable.</summary>
-    internal void Initialise()
+    internal virtual void Initialise()
     {
         Initialisation.Apply(this, InitialiseLinear);
         InitialiseRest();

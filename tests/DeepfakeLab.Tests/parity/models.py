@@ -2,6 +2,7 @@
 
 usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-result.pth (what comes of it) for each model
        models.py weights NAME...       prints a line for each official weight file with what is known of it
+       models.py options FOLDER        writes state dict, input and logits of models made with constructor arguments, by the names below
        models.py keys NAME...          prints a line for each model: name, parameters, then key:shape of its state dict
 """
 import os
@@ -90,6 +91,24 @@ def keys(names):
         print(name, sum(p.numel() for p in model.parameters()), *(f"{k}:{'x'.join(map(str, v.shape))}" for k, v in model.state_dict().items()))
 
 
+def options(folder):
+    m, norm = torchvision.models, lambda channels: torch.nn.GroupNorm(4, channels)
+    made = {
+        "resnet50": m.resnet50(groups=2, width_per_group=48, replace_stride_with_dilation=[False, True, True], num_classes=7),
+        "resnet18": m.resnet18(norm_layer=norm, num_classes=7),
+        "mobilenet_v2": m.mobilenet_v2(width_mult=0.35, round_nearest=4, norm_layer=norm, num_classes=7,
+                                       inverted_residual_setting=[[1, 16, 1, 1], [4, 24, 2, 2], [3, 48, 1, 2]]),
+        "mobilenet_v3_large": m.mobilenet_v3_large(width_mult=0.75, reduced_tail=True, dilated=True, num_classes=7),
+        "mobilenet_v3_small": m.mobilenet_v3_small(reduced_tail=True, dilated=True, norm_layer=norm, num_classes=7),
+        "efficientnet_b0": m.efficientnet_b0(norm_layer=norm, num_classes=7),
+    }
+    for name, model in made.items():
+        x = torch.randn(2, 3, 64, 64)
+        torch.save(model.state_dict(), f"{folder}/{name}.pth")
+        with torch.no_grad():
+            torch.save({"x": x, "logits": model.eval()(x)}, f"{folder}/{name}-result.pth")
+
+
 def weights(names):
     for name in names:
         entries = torchvision.models.get_model_weights(name)
@@ -101,6 +120,8 @@ def weights(names):
 
 if sys.argv[1] == "keys":
     keys(sys.argv[2:])
+elif sys.argv[1] == "options":
+    options(sys.argv[2])
 elif sys.argv[1] == "weights":
     weights(sys.argv[2:])
 else:
