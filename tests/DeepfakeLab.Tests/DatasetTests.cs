@@ -95,6 +95,23 @@ public class DatasetTests
     }
 
     [Fact]
+    public void The_argument_comes_first_then_the_environment_then_the_usual_folder_here_or_above_then_the_sample()
+    {
+        using var folder = TestSupport.Folder();
+        var (given, named, deep) = (folder["given"], folder["named"], Path.Combine(folder.Path, "a", "b"));
+        var usual = Path.Combine(folder.Path, "data", "real_and_fake_face");
+        foreach (var path in (string[])[given, named, deep])
+            Directory.CreateDirectory(path);
+        Assert.Null(FaceFolder.Choose(null, null, deep));
+        Directory.CreateDirectory(usual);
+        Assert.Equal(usual, FaceFolder.Choose(null, "", deep)?.Root);
+        Assert.Equal(usual, FaceFolder.Choose(null, null, folder.Path)?.Root);
+        Assert.Equal((named, "the folder that DEEPFAKELAB_DATA names"), FaceFolder.Choose(null, named, deep));
+        Assert.Equal((given, "the folder given"), FaceFolder.Choose(given, named, deep));
+        Assert.Equal(folder["nowhere"], Assert.Throws<DataException>(() => FaceFolder.Choose(null, folder["nowhere"], deep)).Subject);
+    }
+
+    [Fact]
     public void A_folder_that_is_not_there_or_holds_one_class_is_refused_with_its_path()
     {
         using var folder = TestSupport.Folder();

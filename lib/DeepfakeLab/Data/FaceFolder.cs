@@ -9,13 +9,16 @@ internal static class FaceFolder
     private static readonly string usual = Path.Combine("data", "real_and_fake_face");
 
     /// <summary>The folder that the user means and how it was chosen; null when only the sample is left.</summary>
-    public static (string Root, string Origin)? Choose(string? path)
+    public static (string Root, string Origin)? Choose(string? path) =>
+        Choose(path, Environment.GetEnvironmentVariable(EnvironmentVariable), Directory.GetCurrentDirectory());
+
+    internal static (string Root, string Origin)? Choose(string? path, string? environment, string workingFolder)
     {
         if (path is not null)
             return (Existing(path, "the argument"), "the folder given");
-        if (Environment.GetEnvironmentVariable(EnvironmentVariable) is { Length: > 0 } named)
-            return (Existing(named, EnvironmentVariable), $"the folder that {EnvironmentVariable} names");
-        for (var folder = new DirectoryInfo(Directory.GetCurrentDirectory()); folder is not null; folder = folder.Parent)
+        if (environment is { Length: > 0 })
+            return (Existing(environment, EnvironmentVariable), $"the folder that {EnvironmentVariable} names");
+        for (var folder = new DirectoryInfo(workingFolder); folder is not null; folder = folder.Parent)
             if (Directory.Exists(Path.Combine(folder.FullName, usual)))
                 return (Path.Combine(folder.FullName, usual), $"{usual.Replace('\\', '/')} in {folder.FullName}");
         return null;

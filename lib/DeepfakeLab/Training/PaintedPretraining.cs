@@ -63,6 +63,8 @@ public static class PaintedPretraining
         "headwear" => ((Headwear)value).ToString(),
         "beard" => ((Beard)value).ToString(),
         "age" => ((Age)value).ToString(),
+        "mark" => ((Mark)value).ToString(),
+        "markPlace" => ((string[])["none", "forehead", "mouth and chin", "left", "right", "nose"])[value],
         "scenery" => ((Scenery)value).ToString(),
         _ => $"level {value + 1} of {classes}",
     };
@@ -133,7 +135,7 @@ public static class PaintedPretraining
     /// <summary>uint8 [N, 3, size, size], outside any dispose scope, and the attributes of each face.</summary>
     private static (Tensor Pixels, int[][] Labels) Paint(long seed, int batch, int size)
     {
-        var faces = Enumerable.Range(0, BatchSize).Select(i => FaceTraits.Random((long)(SeededRandom.Combine(seed, batch, i) >> 1))).ToArray();
+        var faces = Enumerable.Range(0, BatchSize).Select(i => FaceTraits.RandomMarked((long)(SeededRandom.Combine(seed, batch, i) >> 1))).ToArray();
         var tensors = faces.Select(face => Preprocessing.ToTensor(FacePainter.Paint(face, size))).ToArray();
         var pixels = stack(tensors).DetachFromDisposeScope();
         foreach (var tensor in tensors)

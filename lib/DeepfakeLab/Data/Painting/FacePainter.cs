@@ -75,6 +75,7 @@ public static partial class FacePainter
             PaintEye(brush, head, side, skin);
             PaintBrow(brush, head, side);
         }
+        PaintMark(brush, head, skin);
         canvas.Restore();
         canvas.Flush();
         return bitmap;

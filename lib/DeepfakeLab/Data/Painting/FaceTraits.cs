@@ -14,6 +14,8 @@ public enum Beard { None, Stubble, Moustache, Full }
 
 public enum Age { Young, Middle, Old }
 
+public enum Mark { None, Birthmark, Vitiligo, Plaster, EyePatch, Paint }
+
 public enum Scenery { Studio, Gradient, Lights, Leaves, Wall, Sky }
 
 /// <summary>Everything that decides how <see cref="FacePainter"/> paints a face. Lengths are in heads: 1 is half the head's width or height.</summary>
@@ -45,6 +47,8 @@ public sealed record FaceTraits
         ("lips", 3, t => Level(t.Lips, 0.6, 1.5, 3)),
         ("brows", 3, t => Level(t.BrowThickness, 0.5, 1.6, 3)),
         ("jaw", 3, t => Level(t.Jaw, 0, 1, 3)),
+        ("mark", 6, t => (int)t.Mark),
+        ("markPlace", 6, t => t.Mark == Mark.None ? 0 : t.MarkV < -0.3 ? 1 : t.MarkV > 0.38 ? 2 : t.MarkU < -0.25 ? 3 : t.MarkU > 0.25 ? 4 : 5),
     ];
 
     /// <summary>The attributes that a network can learn to tell, and how many classes each has.</summary>
@@ -88,6 +92,12 @@ public sealed record FaceTraits
     public double MouthOpen { get; init; }
     public double Freckles { get; init; }
 
+    /// <summary>What is on the skin, where (in head coordinates, see <see cref="HeadShape"/>) and how large (in half heads' widths).</summary>
+    public Mark Mark { get; init; }
+    public double MarkU { get; init; }
+    public double MarkV { get; init; }
+    public double MarkSize { get; init; } = 0.2;
+
     /// <summary>Turn to the side and lean, in radians; positive turns the nose to the picture's right.</summary>
     public double Yaw { get; init; }
     public double Roll { get; init; }
@@ -108,6 +118,18 @@ public sealed record FaceTraits
 
     /// <summary>Seeds strands, pores and everything else too small to be a trait.</summary>
     public long Seed { get; init; }
+
+    /// <summary>
+    /// A random face of which two in three have a mark on the skin, for pretraining: a network has to look at the skin for its tone and
+    /// edges. The sample's faces have none, so that a mark never tells real from fake.
+    /// </summary>
+    public static FaceTraits RandomMarked(long seed)
+    {
+        var random = new SeededRandom(SeededRandom.Combine(seed, 0x3A4C));
+        var mark = Pick<Mark>(ref random, 5, 3, 3, 1.5, 0.8, 1.5);
+        var u = mark == Mark.EyePatch ? (random.NextDouble() < 0.5 ? -0.42 : 0.42) : random.Symmetric(0.7);
+        return Random(seed) with { Mark = mark, MarkU = u, MarkV = mark == Mark.EyePatch ? 0 : Between(ref random, -0.55, 0.75), MarkSize = Between(ref random, 0.1, 0.38) };
+    }
 
     /// <summary>A random face; the same one for the same seed, everywhere.</summary>
     public static FaceTraits Random(long seed)
