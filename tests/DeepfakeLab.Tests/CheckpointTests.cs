@@ -196,6 +196,7 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
             .Select(f => File.ReadAllBytes(written.Folder[f])).ToArray();
         var random = new Random(1);
         int refused = 0, read = 0;
+        var resident = PeakMemory(restart: true);
         for (var i = 0; i < 20_000; i++)
         {
             var bytes = Damage(seeds[i % seeds.Length], random);
@@ -212,6 +213,16 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
             Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 64 << 20);
         }
         Assert.True(refused > 5_000 && read > 1_000, $"{refused} refused, {read} read");
+        Assert.InRange(PeakMemory() - resident, 0, 256L << 20); // tensors are not on .NET's heap
+    }
+
+    /// <summary>The largest resident size of this process in bytes, since it was last restarted where the system can do that (Linux).</summary>
+    private static long PeakMemory(bool restart = false)
+    {
+        if (restart && OperatingSystem.IsLinux())
+            File.WriteAllText("/proc/self/clear_refs", "5");
+        using var self = System.Diagnostics.Process.GetCurrentProcess();
+        return self.PeakWorkingSet64;
     }
 
     /// <summary>Flips bits, overwrites lengths, cuts, repeats, or takes out a piece; anywhere, but the structure more often than numbers.</summary>
