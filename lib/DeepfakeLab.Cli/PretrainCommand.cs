@@ -9,7 +9,7 @@ internal static class PretrainCommand
     public static Command Create()
     {
         var model = new Option<string>("--model") { Description = "torchvision's name of the model", DefaultValueFactory = _ => "mobilenet_v2" };
-        var images = CommonOptions.Count("--images", "Faces to paint", 24_000, 64, 10_000_000);
+        var images = CommonOptions.Count("--images", "Faces to paint", 40_000, 64, 10_000_000);
         var size = CommonOptions.Count("--size", "Pixels a side", 128, 32, 512);
         var seed = new Option<long>("--seed") { Description = "Decides faces and first weights", DefaultValueFactory = _ => 1 };
         var output = new Option<FileInfo>("--out") { Description = "The safetensors file", Required = true };

@@ -50,7 +50,7 @@ internal static class TrainCommand
             throw new TrainingException("The folder holds a finished run already", settings.Out, "Give another --out, or remove that folder");
         using var progress = TerminalProgress.Show();
         var dataset = CommonOptions.Open(settings.Data, settings.Strict);
-        var split = dataset.Split(test: 0.2, validation: 0.12, settings.Seed);
+        var split = dataset.Split(test: 0.2, validation: 0.08, settings.Seed);
         Console.WriteLine($"split     {split.Train.Count} training, {split.Validation.Count} validation, {split.Test.Count} test images; the same photo is never on two sides");
 
         LabRuntime.Seed(settings.Seed);
