@@ -11,6 +11,7 @@ public static class Program
         var root = new RootCommand("Transfer learning on real and manipulated faces.")
         {
             TrainCommand.Create(),
+            FindRateCommand.Create(),
             EvaluateCommand.Create(),
             PredictCommand.Create(),
             PretrainCommand.Create(),

@@ -8,19 +8,22 @@ internal static class TrainCommand
 {
     public static Command Create()
     {
-        var model = new Option<string>("--model") { Description = "torchvision's name of the model", DefaultValueFactory = _ => "mobilenet_v2" };
-        var data = CommonOptions.Data();
-        var weights = new Option<string>("--weights")
+        var recipe = new Option<string?>("--recipe")
         {
-            Description = "auto (ImageNet's where they can be had, else the embedded ones), imagenet, embedded, none, or a .pth or .safetensors file",
-            DefaultValueFactory = _ => "auto",
+            Description = "full (what is done without it), head-only, gradual, or an experiment of the original study, which brings its model and size: "
+                + string.Join(", ", StudyRecipes.Names),
         };
-        var size = CommonOptions.Count("--size", "Pixels a side of the model's input", 224, 32, 1024);
+        var model = Model();
+        var data = CommonOptions.Data();
+        var weights = Weights();
+        var size = Size();
         var epochs = CommonOptions.Count("--epochs", "Epochs of fine-tuning; 0 trains the head alone", new Recipe().Epochs, 0, 10_000);
-        var from = new Option<string?>("--from") { Description = "First stage that is fine-tuned, such as features.14; all layers without it" };
+        var from = From();
         var batch = CommonOptions.Count("--batch", "Images a step", new Recipe().BatchSize, 2, 4096);
         var seed = new Option<long>("--seed") { Description = "One seed for split, order, augmentation and first weights", DefaultValueFactory = _ => 42 };
-        var output = new Option<DirectoryInfo>("--out") { Description = "Folder for model.safetensors, run.json and report.html", DefaultValueFactory = _ => new DirectoryInfo(Path.Combine("artifacts", "run")) };
+        var folds = CommonOptions.Count("--folds", "Cross-validate: so many trainings, each tested on a fold that the others learn from; 0 for one fixed split", 0, 0, 100);
+        var seeds = new Option<long[]>("--seeds") { Description = "Train once with each of these seeds, and print means with intervals", AllowMultipleArgumentsPerToken = true };
+        var output = new Option<DirectoryInfo>("--out") { Description = "Folder for model.safetensors, run.json and report.html (with --folds or --seeds for protocol.json)", DefaultValueFactory = _ => new DirectoryInfo(Path.Combine("artifacts", "run")) };
         var resume = new Option<bool>("--resume") { Description = "Go on where a stopped run of the same settings left off" };
         var strict = CommonOptions.Strict();
         var command = new Command("train", """
@@ -30,52 +33,127 @@ internal static class TrainCommand
               deepfakelab train --out artifacts/first
               deepfakelab train --data faces --weights imagenet --epochs 8 --seed 1 --out artifacts/faces-1
               deepfakelab train --data faces --weights mobilenet_v2.pth --out artifacts/faces --resume
+              deepfakelab train --data faces --folds 5 --seeds 1 2 3 --out artifacts/folds
+              deepfakelab train --data faces --recipe resnet-published --out artifacts/resnet-as-published
             """)
         {
-            model, data, weights, size, epochs, from, batch, seed, output, resume, strict,
+            recipe, model, data, weights, size, epochs, from, batch, seed, folds, seeds, output, resume, strict,
         };
-        command.SetAction((parsed, cancellation) => Task.FromResult(Run(new Settings(
-            parsed.GetValue(model)!, parsed.GetValue(data)?.FullName, parsed.GetValue(weights)!, parsed.GetValue(size), parsed.GetValue(epochs),
-            parsed.GetValue(from), parsed.GetValue(batch), parsed.GetValue(seed), parsed.GetValue(output)!.FullName, parsed.GetValue(resume),
-            parsed.GetValue(strict)), cancellation)));
+        command.SetAction((parsed, cancellation) =>
+        {
+            var study = parsed.GetValue(recipe) is { } name && name is not ("full" or "head-only" or "gradual") ? StudyRecipes.Find(name) : null;
+            var chosen = study?.Recipe ?? Choose(parsed.GetValue(recipe), parsed.GetValue(from));
+            if (Given(parsed, epochs) is { } count)
+                chosen = study is null && count == 0 ? Recipe.HeadOnly() : chosen with { Epochs = count };
+            if (Given(parsed, batch) is { } images)
+                chosen = chosen with { BatchSize = images };
+            var settings = new Settings(
+                parsed.GetResult(model) is { Implicit: false } || study is null ? parsed.GetValue(model)! : study.Model, parsed.GetValue(data)?.FullName,
+                DeepfakeLab.Weights.Parse(parsed.GetValue(weights)!), Given(parsed, size) ?? study?.Size ?? parsed.GetValue(size), chosen, study,
+                parsed.GetValue(seed), parsed.GetValue(folds), parsed.GetValue(seeds) ?? [], parsed.GetValue(output)!.FullName, parsed.GetValue(resume), parsed.GetValue(strict));
+            return Task.FromResult(settings.Folds > 0 || settings.Seeds.Length > 0 ? Repeat(settings, cancellation) : Once(settings, cancellation));
+        });
         return command;
     }
 
-    private sealed record Settings(
-        string Model, string? Data, string Weights, int Size, int Epochs, string? From, int Batch, long Seed, string Out, bool Resume, bool Strict);
+    internal static Option<string> Model() => new("--model") { Description = "torchvision's name of the model", DefaultValueFactory = _ => "mobilenet_v2" };
 
-    private static int Run(Settings settings, CancellationToken cancellation)
+    internal static Option<string> Weights() => new("--weights")
+    {
+        Description = "auto (ImageNet's where they can be had, else the embedded ones), imagenet, embedded, none, or a .pth or .safetensors file",
+        DefaultValueFactory = _ => "auto",
+    };
+
+    internal static Option<int> Size() => CommonOptions.Count("--size", "Pixels a side of the model's input", 224, 32, 1024);
+
+    internal static Option<string?> From() => new("--from") { Description = "First stage that is fine-tuned, such as features.14; all layers without it" };
+
+    /// <summary>An option's value where the user gave it; null where it is the default's.</summary>
+    private static int? Given(ParseResult parsed, Option<int> option) => parsed.GetResult(option) is { Implicit: false } ? parsed.GetValue(option) : null;
+
+    internal static Recipe Choose(string? name, string? from) => name switch
+    {
+        "head-only" => Recipe.HeadOnly(),
+        "gradual" => Recipe.Gradual() with { Cut = from },
+        _ => from is null ? Recipe.Full() : Recipe.FineTune(from),
+    };
+
+    private sealed record Settings(
+        string Model, string? Data, Weights Weights, int Size, Recipe Recipe, StudyRecipe? Study, long Seed, int Folds, long[] Seeds, string Out, bool Resume, bool Strict)
+    {
+        public VisionModel NewModel(FaceDataset data) => Models.Create(Model, Weights).WithHead(data.Classes.Count, Recipe.Head);
+    }
+
+    private static int Once(Settings settings, CancellationToken cancellation)
     {
         if (!settings.Resume && File.Exists(Path.Combine(settings.Out, RunFolder.RecordFile)))
             throw new TrainingException("The folder holds a finished run already", settings.Out, "Give another --out, or remove that folder");
         using var progress = TerminalProgress.Show();
         var dataset = CommonOptions.Open(settings.Data, settings.Strict);
+        var (run, report) = settings.Study is { Mistakes: not StudyMistakes.None } study ? AsPublished(study, settings, dataset, cancellation) : Train(settings, dataset, cancellation);
+        using var model = run.Model;
+        RunReport.Write(Path.Combine(settings.Out, "report.html"), run, dataset, report);
+        RunFolder.Save(settings.Out, run, dataset, report);
+        File.Delete(CheckpointOf(settings));
+        CommonOptions.Print(report);
+        Console.WriteLine($"written   {string.Join(", ", ((string[])[RunFolder.ModelFile, RunFolder.RecordFile, "report.html"]).Select(f => Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(settings.Out, f))))}");
+        return 0;
+    }
+
+    private static (TrainingRun, EvaluationReport) Train(Settings settings, FaceDataset dataset, CancellationToken cancellation)
+    {
         var split = dataset.Split(test: 0.2, validation: 0.08, settings.Seed);
         Console.WriteLine($"split     {split.Train.Count} training, {split.Validation.Count} validation, {split.Test.Count} test images; the same photo is never on two sides");
 
         LabRuntime.Seed(settings.Seed);
-        using var model = Models.Create(settings.Model, Weights.Parse(settings.Weights)).WithHead(dataset.Classes.Count);
+        var model = settings.NewModel(dataset);
         Console.WriteLine($"model     {model.Name} on {LabRuntime.Device}, {LabRuntime.Threads} threads; weights: {model.WeightsOrigin.Description}");
-
-        var recipe = settings.Epochs == 0 ? Recipe.HeadOnly() : settings.From is { } stage ? Recipe.FineTune(stage) : Recipe.Full();
-        recipe = recipe with { Epochs = settings.Epochs, BatchSize = settings.Batch };
         var options = new FitOptions
         {
             Seed = settings.Seed,
             Preprocessing = Preprocessing.Square(settings.Size),
-            CheckpointFile = Path.Combine(settings.Out, "checkpoint.safetensors"),
+            CheckpointFile = CheckpointOf(settings),
             Resume = settings.Resume,
         };
-        var run = Trainer.Fit(model, split, recipe, options, Print, cancellation);
+        var run = Trainer.Fit(model, split, settings.Recipe, options, Print, cancellation);
+        var predictions = Predictor.Predict(model, split.Test, run.Preprocessing, dataset.FakeClass, settings.Recipe.MirrorScores, cancellation);
+        return (run, EvaluationReport.From(predictions, isSample: dataset.IsSample));
+    }
 
-        var predictions = Predictor.Predict(model, split.Test, run.Preprocessing, dataset.FakeClass, recipe.MirrorScores, cancellation);
-        var report = EvaluationReport.From(predictions, isSample: dataset.IsSample);
-        RunReport.Write(Path.Combine(settings.Out, "report.html"), run, dataset, report);
-        RunFolder.Save(settings.Out, run, dataset, report);
-        File.Delete(options.CheckpointFile);
-        CommonOptions.Print(report);
-        Console.WriteLine($"written   {string.Join(", ", ((string[])[RunFolder.ModelFile, RunFolder.RecordFile, "report.html"]).Select(f => Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(settings.Out, f))))}");
+    private static (TrainingRun, EvaluationReport) AsPublished(StudyRecipe study, Settings settings, FaceDataset dataset, CancellationToken cancellation)
+    {
+        if (settings.Resume)
+            throw new TrainingException("An experiment as published does not resume", study.Name, "Begin it anew");
+        study = study with { Model = settings.Model, Size = settings.Size, Recipe = settings.Recipe };
+        Console.WriteLine($"study     {study.Name} as published, on purpose with these mistakes: {study.Mistakes}; it reported {study.Reported}");
+        var result = study.Run(dataset, settings.Weights, settings.Seed, Print, cancellation);
+        return (result.Run, result.Test);
+    }
+
+    private static string CheckpointOf(Settings settings) => Path.Combine(settings.Out, "checkpoint.safetensors");
+
+    /// <summary>Several trainings: folds, seeds, or both.</summary>
+    private static int Repeat(Settings settings, CancellationToken cancellation)
+    {
+        if (settings.Study is { Mistakes: not StudyMistakes.None } || settings.Resume)
+            throw new TrainingException("Folds and seeds are for trainings without --resume and without the study's mistakes", settings.Recipe.Name, "Leave one of them out");
+        using var progress = TerminalProgress.Show();
+        var dataset = CommonOptions.Open(settings.Data, settings.Strict);
+        var (size, seeds) = (Preprocessing.Square(settings.Size), settings.Seeds.Length > 0 ? settings.Seeds : [settings.Seed]);
+        var result = settings.Folds > 0
+            ? Protocol.CrossValidate(dataset, () => settings.NewModel(dataset), settings.Recipe, settings.Folds, seeds, preprocessing: size, onRun: PrintRun, cancellation: cancellation)
+            : Protocol.Repeat(dataset, () => settings.NewModel(dataset), settings.Recipe, seeds, preprocessing: size, onRun: PrintRun, cancellation: cancellation);
+        var file = Path.Combine(settings.Out, "protocol.json");
+        result.Write(file);
+        Console.WriteLine($"means     of {result.Runs.Count} trainings, with 95 % t intervals; each threshold chosen on validation images");
+        foreach (var (name, _) in result.Pooled.Figures)
+            Console.WriteLine($"  {name,-17} {result.Mean(name)}");
+        Console.WriteLine($"pooled    {result.Pooled}, 95 % bootstrap intervals");
+        Console.WriteLine($"written   {Path.GetRelativePath(Environment.CurrentDirectory, file)}");
         return 0;
+
+        static void PrintRun(ProtocolRun run) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
+            $"seed {run.Seed}, fold {run.Fold}: accuracy {run.Test.Accuracy.Value:0.000}, AUC {run.Test.Auc.Value:0.000}, threshold {run.Threshold:0.000}, {run.Best.Phase} epoch {run.Best.Epoch}"));
     }
 
     private static void Print(EpochFigures e)

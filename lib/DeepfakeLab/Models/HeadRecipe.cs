@@ -32,6 +32,14 @@ public sealed record HeadRecipe(IReadOnlyList<int> Hidden, string Activation = "
     /// <summary>The original study's head on VGG16: 25088-512-128-2.</summary>
     public static HeadRecipe StudyVgg { get; } = new([512, 128]);
 
+    /// <summary>"512-256, relu, dropout 0.2".</summary>
+    public override string ToString() => string.Join(", ", ((string[])[
+        Hidden.Count == 0 ? "linear" : string.Join('-', Hidden),
+        Hidden.Count == 0 ? "" : Activation,
+        Dropout == 0 ? "" : FormattableString.Invariant($"dropout {Dropout}"),
+        BatchNorm ? "batch norm" : "",
+        FlattenAt == 0 ? "" : $"flattened at {FlattenAt} px"]).Where(s => s.Length > 0));
+
     /// <summary>The layers, newly initialised. A plain linear head without dropout is the bare layer, as torchvision's ResNet has it.</summary>
     internal nn.Module<Tensor, Tensor> Build(long features, int classes)
     {

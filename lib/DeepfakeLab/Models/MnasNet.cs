@@ -18,10 +18,11 @@ public sealed class MnasNet : VisionModel
         (3, 1, 6, 320, 1),
     ];
 
-    private static readonly Layers.Norm norm = new(Momentum: 1 - 0.9997); // the paper's, in PyTorch's sense of the word
+    private static readonly Layers.Norm batchNorm = new(Momentum: 1 - 0.9997); // the paper's, in PyTorch's sense of the word
 
     internal MnasNet(string name, double width, int classes, ModelOptions options) : base(name, "MNASNet")
     {
+        var norm = batchNorm with { Layer = options.NormLayer };
         int stem = Layers.Channels(32 * width), channels = Layers.Channels(16 * width);
         // The activations between these layers can be cut at and kept, so none is changed in place.
         var layers = nn.Sequential(
@@ -33,7 +34,7 @@ public sealed class MnasNet : VisionModel
             var output = Layers.Channels(row.Channels * width);
             var stack = nn.Sequential();
             for (var i = 0; i < row.Repeats; i++)
-                stack.append(new InvertedResidual(i == 0 ? channels : output, output, row.Kernel, i == 0 ? row.Stride : 1, row.Expand));
+                stack.append(new InvertedResidual(i == 0 ? channels : output, output, row.Kernel, i == 0 ? row.Stride : 1, row.Expand, norm));
             layers.append(stack);
             channels = output;
         }
@@ -56,7 +57,7 @@ public sealed class MnasNet : VisionModel
         private readonly bool adds;
         private readonly Sequential layers;
 
-        public InvertedResidual(int input, int output, int kernel, int stride, int expand) : base(nameof(InvertedResidual))
+        public InvertedResidual(int input, int output, int kernel, int stride, int expand, Layers.Norm norm) : base(nameof(InvertedResidual))
         {
             var hidden = input * expand;
             adds = stride == 1 && input == output;

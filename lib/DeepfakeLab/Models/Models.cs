@@ -103,9 +103,11 @@ public static class Models
     internal static VisionModel Construct(string name, int classes = 1000, ModelOptions? options = null)
     {
         LabRuntime.Start();
-        return constructors.TryGetValue(name, out var construct)
-            ? construct(name, classes, options ?? new ModelOptions())
-            : throw new ModelException("There is no such model", name, "Use one of " + string.Join(", ", Names));
+        if (!constructors.TryGetValue(name, out var construct))
+            throw new ModelException("There is no such model", name, "Use one of " + string.Join(", ", Names));
+        var model = construct(name, classes, options ??= new ModelOptions());
+        model.Options = options;
+        return model;
     }
 
     public static VisionModel EfficientNetB0(Weights? weights = null, int classes = 1000, ModelOptions? options = null) => Create("efficientnet_b0", weights, classes, options);

@@ -38,7 +38,7 @@ public sealed class Vgg : VisionModel
             }
             features.append(nn.Conv2d(channels, width, 3, padding: 1));
             if (normalised)
-                features.append(nn.BatchNorm2d(width));
+                features.append(options.NormLayer?.Invoke(width) ?? nn.BatchNorm2d(width));
             features.append(nn.ReLU()); // not in place: the activations before it can be cut at and kept
             channels = width;
         }

@@ -58,6 +58,9 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     /// <summary>Where the weights came from; kept when the head is replaced.</summary>
     public WeightsOrigin WeightsOrigin { get; internal set; } = new("random initialisation");
 
+    /// <summary>What it was constructed with.</summary>
+    internal ModelOptions Options { get; set; } = new();
+
     /// <summary>What images go through before this model, in torchvision's evaluation of its weights.</summary>
     public Preprocessing Preprocessing { get; internal set; }
 
@@ -66,6 +69,9 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
 
     /// <summary>The layers that turn <see cref="Features"/> into logits.</summary>
     public nn.Module<Tensor, Tensor> Head => head[0];
+
+    /// <summary>What <see cref="Head"/> was built from by <see cref="WithHead"/>; null for the head that the model came with.</summary>
+    public HeadRecipe? HeadRecipe { get; private set; }
 
     /// <summary>The layers of one stage, as they are applied.</summary>
     public IReadOnlyList<nn.Module<Tensor, Tensor>> StageLayers(string stage) => IndexOf(stage) is var i && i < stages.Count ? stages[i].Layers : head;
@@ -122,6 +128,9 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
         if (classes is < 1 or > 1_000_000)
             throw new ModelException("A head needs between 1 and 1,000,000 classes", classes.ToString(System.Globalization.CultureInfo.InvariantCulture), "Pass the number of classes");
         recipe ??= DefaultHead;
+        if (recipe.Hidden.FirstOrDefault(width => width is < 1 or > 1_000_000, 1) is (< 1 or > 1_000_000) and var bad)
+            throw new ModelException("A head's hidden layer needs a width between 1 and 1,000,000", bad.ToString(System.Globalization.CultureInfo.InvariantCulture), "Use such as 512");
+        HeadRecipe = recipe;
         flattenAt = recipe.FlattenAt;
         FeatureCount = flattenAt == 0 ? pooledFeatures : FlattenedFeatures(flattenAt);
         var first = head[0].parameters().First();

@@ -31,7 +31,8 @@ public static class PaintedPretraining
         Train(network, images, size, learningRate, seed, cancellation);
         var accuracy = Test(network, size, seed, cancellation);
         using (NewDisposeScope())
-            SafeTensors.Write(file, network.state_dict().Select(e => (e.Key, e.Value.is_floating_point() ? e.Value.to(ScalarType.Float16) : e.Value)),
+        using (var state = StateDict.Of(network))
+            SafeTensors.Write(file, state.Select(e => (e.Key, e.Value.is_floating_point() ? e.Value.to(ScalarType.Float16) : e.Value)),
                 new Dictionary<string, string>
                 {
                     ["format"] = "pt",

@@ -14,27 +14,31 @@ public static class Predictor
     /// <param name="preprocessing">As in training.</param>
     /// <param name="mirrorScores">Average the probabilities of an image and its mirror image.</param>
     /// <param name="cancellation">Stops the work at the next batch.</param>
+    /// <param name="trainingMode">A mistake to be measured; see <see cref="Recipe.ScoreInTrainingMode"/>. The model's statistics change under it.</param>
     /// <returns>N rows of as many probabilities as there are classes.</returns>
     public static double[][] Probabilities(
-        VisionModel model, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation = default)
+        VisionModel model, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation = default,
+        bool trainingMode = false)
     {
         using var linked = CancellationTokenSource.CreateLinkedTokenSource(cancellation, LabProgress.Interrupt);
         using var store = new ImageStore(images, preprocessing, linked.Token);
-        return Probabilities(model.to(LabRuntime.Device), store, preprocessing, mirrorScores, linked.Token);
+        return Probabilities(model.to(LabRuntime.Device), store, preprocessing, mirrorScores, linked.Token, trainingMode);
     }
 
     /// <summary>Scores images for an <see cref="EvaluationReport"/>: is it a fake, and how probable does the model hold that.</summary>
     public static IReadOnlyList<Prediction> Predict(
-        VisionModel model, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, int fakeClass, bool mirrorScores, CancellationToken cancellation = default) =>
-        [.. Probabilities(model, images, preprocessing, mirrorScores, cancellation)
+        VisionModel model, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, int fakeClass, bool mirrorScores, CancellationToken cancellation = default,
+        bool trainingMode = false) =>
+        [.. Probabilities(model, images, preprocessing, mirrorScores, cancellation, trainingMode)
             .Zip(images, (p, image) => new Prediction(image, image.Label == fakeClass, p[fakeClass]))];
 
-    internal static double[][] Probabilities(VisionModel model, ImageStore images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation)
+    internal static double[][] Probabilities(
+        VisionModel model, ImageStore images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation, bool trainingMode = false)
     {
         using var scope = NewDisposeScope();
-        var p = Run(model, images, preprocessing, mirror: false, Softmax, "scoring images", cancellation);
+        var p = Run(model, images, preprocessing, mirror: false, Softmax, "scoring images", cancellation, trainingMode);
         if (mirrorScores)
-            p = (p + Run(model, images, preprocessing, mirror: true, Softmax, "scoring mirror images", cancellation)) / 2;
+            p = (p + Run(model, images, preprocessing, mirror: true, Softmax, "scoring mirror images", cancellation, trainingMode)) / 2;
         return Rows(p);
 
         Tensor Softmax(Tensor x) => model.call(x).to(ScalarType.Float64).softmax(1);
@@ -42,22 +46,45 @@ public static class Predictor
 
     /// <summary>What <paramref name="function"/> gives for all images, batch after batch. The result belongs to the caller's scope.</summary>
     internal static Tensor Run(
-        VisionModel model, ImageStore images, Preprocessing preprocessing, bool mirror, Func<Tensor, Tensor> function, string task, CancellationToken cancellation)
+        VisionModel model, ImageStore images, Preprocessing preprocessing, bool mirror, Func<Tensor, Tensor> function, string task, CancellationToken cancellation,
+        bool trainingMode = false) =>
+        InMode(model, trainingMode, () =>
+        {
+            var results = new List<Tensor>();
+            var progress = LabProgress.Begin(task, images.Images.Count, "images");
+            foreach (var (from, count) in Batches(images.Images.Count, trainingMode))
+            {
+                cancellation.ThrowIfCancellationRequested();
+                using var batch = NewDisposeScope();
+                var input = preprocessing.Normalize(images.Batch([.. Enumerable.Range(from, count)], cancellation).to(LabRuntime.Device));
+                results.Add(function(TensorLayout.ChannelsLast(mirror ? input.flip(3) : input)).MoveToOuterDisposeScope());
+                progress.Advance(count);
+            }
+            return cat(results);
+        });
+
+    /// <summary>Without gradients and in eval mode, or, to repeat a mistake, in training mode with dropout that repeats. The result belongs to the caller's scope.</summary>
+    internal static Tensor InMode(VisionModel model, bool trainingMode, Func<Tensor> work)
     {
         using var scope = NewDisposeScope();
         using var none = inference_mode();
-        model.eval();
-        var results = new List<Tensor>();
-        var progress = LabProgress.Begin(task, images.Images.Count, "images");
-        foreach (var indices in Enumerable.Range(0, images.Images.Count).Chunk(BatchSize))
+        model.train(trainingMode);
+        if (trainingMode)
+            LabRuntime.Seed(0);
+        return work().MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Where batches begin and how long they are. In training mode none has one image alone: batch norm has no variance over one.</summary>
+    internal static IEnumerable<(int From, int Count)> Batches(int images, bool trainingMode)
+    {
+        for (var from = 0; from < images;)
         {
-            cancellation.ThrowIfCancellationRequested();
-            using var batch = NewDisposeScope();
-            var input = preprocessing.Normalize(images.Batch(indices, cancellation).to(LabRuntime.Device));
-            results.Add(function(TensorLayout.ChannelsLast(mirror ? input.flip(3) : input)).MoveToOuterDisposeScope());
-            progress.Advance(indices.Length);
+            var count = Math.Min(BatchSize, images - from);
+            if (trainingMode && images - from - count == 1)
+                count++;
+            yield return (from, count);
+            from += count;
         }
-        return cat(results).MoveToOuterDisposeScope();
     }
 
     /// <summary>A [N, K] tensor as N arrays.</summary>

@@ -13,12 +13,50 @@ public enum BatchNormMode
     FrozenStatistics,
 }
 
+/// <summary>What frozen layers compute in.</summary>
+public enum FeaturePrecision
+{
+    Float32,
+
+    /// <summary>Twice as fast on processors with AVX512-BF16 or AMX and on GPUs, slow elsewhere; features are off by less than a hundredth.</summary>
+    BFloat16,
+}
+
+/// <summary>How gradients become steps.</summary>
+public enum OptimizerKind
+{
+    /// <summary>Adam with decoupled weight decay (Loshchilov and Hutter, 2019).</summary>
+    AdamW,
+
+    /// <summary>Adam (Kingma and Ba, 2015); <see cref="Recipe.WeightDecay"/> is added to the gradients, as PyTorch does it.</summary>
+    Adam,
+
+    /// <summary>Stochastic gradient descent with <see cref="Recipe.Momentum"/>; <see cref="Recipe.WeightDecay"/> is added to the gradients.</summary>
+    Sgd,
+}
+
+/// <summary>How the learning rate of the second phase changes from step to step.</summary>
+public enum RateSchedule
+{
+    /// <summary>Up, then down almost to nothing, along cosines; see <see cref="Recipe.WarmUp"/>.</summary>
+    OneCycle,
+
+    /// <summary>From the rate down to zero along half a cosine.</summary>
+    Cosine,
+
+    /// <summary>Always the same.</summary>
+    Constant,
+
+    /// <summary>Multiplied by <see cref="Recipe.StepFactor"/> after each <see cref="Recipe.StepEpochs"/> epochs.</summary>
+    Step,
+}
+
 /// <summary>Everything that decides how a model is trained. Data, seed and image size come beside it.</summary>
 /// <remarks>
 /// Training has two phases. First a new head learns on the features of the frozen backbone, which are computed once. Then the layers
 /// from <see cref="Cut"/> on are fine-tuned together with the head, on augmented images, at a one-cycle rate
 /// (Smith and Topin, "Super-Convergence", 2018). After each epoch the validation images are scored; the epoch with the highest
-/// validation AUC is the one that is kept.
+/// validation AUC is the one that is kept. A recipe is data: <c>recipe with { Epochs = 5 }</c> is another, and it prints itself.
 /// </remarks>
 public sealed record Recipe
 {
@@ -27,6 +65,27 @@ public sealed record Recipe
 
     /// <summary>The first stage that is fine-tuned, by torchvision's name ("features.14", "layer4"); null trains every layer.</summary>
     public string? Cut { get; init; }
+
+    /// <summary>Layers that replace the model's head before training; null trains the head that the model has.</summary>
+    public HeadRecipe? Head { get; init; }
+
+    /// <summary>Above 1, layers are unfrozen gradually from the head down to <see cref="Cut"/> in this many stages, each a cycle of its own (Howard and Ruder, 2018).</summary>
+    public int UnfreezeStages { get; init; } = 1;
+
+    /// <summary>What the rate is multiplied by at each further stage of gradual unfreezing.</summary>
+    public double UnfreezeRate { get; init; } = 0.5;
+
+    /// <summary>Whether batch norm's statistics are first adapted to the training images ("Adaptive Batch Normalization", Li et al., 2018).</summary>
+    public bool AdaptStatistics { get; init; } = true;
+
+    /// <summary>
+    /// Above 0, each image is varied this many times once and for all, what the frozen layers make of them is computed once and kept on
+    /// disk (<see cref="FeatureCache"/>), and the second phase learns on that. 0 varies images anew in each epoch. Needs <see cref="Cut"/>.
+    /// </summary>
+    public int FeatureCopies { get; init; }
+
+    /// <summary>What the frozen layers compute those features in.</summary>
+    public FeaturePrecision FeaturePrecision { get; init; }
 
     /// <summary>Passes over the cached features in the first phase.</summary>
     public int HeadEpochs { get; init; } = 10;
@@ -37,16 +96,46 @@ public sealed record Recipe
     /// <summary>Images a step.</summary>
     public int BatchSize { get; init; } = 16;
 
-    /// <summary>AdamW's rate in the first phase.</summary>
+    /// <summary>Batches whose gradients make one step together, for batches larger than memory.</summary>
+    public int Accumulate { get; init; } = 1;
+
+    /// <summary>How gradients become steps.</summary>
+    public OptimizerKind Optimizer { get; init; } = OptimizerKind.AdamW;
+
+    /// <summary>SGD's momentum.</summary>
+    public double Momentum { get; init; } = 0.9;
+
+    /// <summary>The rate in the first phase, which falls along half a cosine.</summary>
     public double HeadLearningRate { get; init; } = 3e-3;
 
-    /// <summary>AdamW's highest rate in the second phase.</summary>
+    /// <summary>The highest rate in the second phase, which the head has; the layers before it have shares of it.</summary>
     public double LearningRate { get; init; } = 4e-4;
 
-    /// <summary>AdamW's decoupled weight decay; not applied to biases nor to batch-norm parameters.</summary>
+    /// <summary>The backbone's rate as a share of the head's.</summary>
+    public double BackboneRate { get; init; } = 1;
+
+    /// <summary>What the rate is multiplied by from one stage of the backbone to the one before it (discriminative rates; Howard and Ruder, 2018).</summary>
+    public double StageRate { get; init; } = 1;
+
+    /// <summary>Weight decay by the optimizer; not applied to biases nor to batch-norm parameters.</summary>
     public double WeightDecay { get; init; } = 0.02;
 
-    /// <summary>The share of the second phase's steps in which the rate rises.</summary>
+    /// <summary>Added to the loss: this times the sum of the absolute values of all parameters that learn, as the original study did.</summary>
+    public double L1 { get; init; }
+
+    /// <summary>Added to the loss: this times the sum of the squares of all parameters that learn.</summary>
+    public double L2 { get; init; }
+
+    /// <summary>How the rate changes in the second phase.</summary>
+    public RateSchedule Schedule { get; init; } = RateSchedule.OneCycle;
+
+    /// <summary>Epochs between two steps of <see cref="RateSchedule.Step"/>.</summary>
+    public int StepEpochs { get; init; } = 3;
+
+    /// <summary>What <see cref="RateSchedule.Step"/> multiplies the rate by.</summary>
+    public double StepFactor { get; init; } = 0.1;
+
+    /// <summary>The share of a one cycle's steps in which the rate rises.</summary>
     public double WarmUp { get; init; } = 0.3;
 
     /// <summary>What batch norm does where layers are fine-tuned.</summary>
@@ -54,6 +143,12 @@ public sealed record Recipe
 
     /// <summary>Label smoothing of the cross entropy (Szegedy et al., 2016), 0 to below 1.</summary>
     public double LabelSmoothing { get; init; } = 0.05;
+
+    /// <summary>A factor on each class's part of the loss, in the order of the classes; null for 1 each.</summary>
+    public IReadOnlyList<double>? ClassWeights { get; init; }
+
+    /// <summary>Whether classes are weighted by the inverse of their frequency among the training images, as scikit-learn's "balanced".</summary>
+    public bool BalanceClasses { get; init; }
 
     /// <summary>Alpha of mixup's Beta distribution (Zhang et al., 2018); 0 mixes nothing.</summary>
     public double MixUp { get; init; }
@@ -70,6 +165,12 @@ public sealed record Recipe
     /// <summary>Whether a score is the mean over an image and its mirror image, in validation and test alike.</summary>
     public bool MirrorScores { get; init; } = true;
 
+    /// <summary>
+    /// A mistake of the original study, to be measured: images are scored in training mode, so that batch norm mixes a batch's images (and
+    /// learns from those it is tested on), and dropout stays on.
+    /// </summary>
+    public bool ScoreInTrainingMode { get; init; }
+
     /// <summary>How training images are varied.</summary>
     public Augmentation Augmentation { get; init; } = Augmentation.Faces;
 
@@ -82,6 +183,12 @@ public sealed record Recipe
     /// <summary>A new head, then every layer.</summary>
     public static Recipe Full() => new() { Name = "fine-tune all layers" };
 
+    /// <summary>A new head, then more and more layers in <paramref name="stages"/> stages at falling rates, early layers slower than late ones.</summary>
+    public static Recipe Gradual(int stages = 3) => new()
+    {
+        Name = $"gradual unfreezing in {stages} stages", UnfreezeStages = stages, StageRate = 0.9, AdaptStatistics = false, BatchNorm = BatchNormMode.FrozenStatistics,
+    };
+
     /// <summary>Throws for the first setting that makes no sense.</summary>
     /// <exception cref="TrainingException">A value lies outside what its name allows.</exception>
     public Recipe Check()
@@ -90,6 +197,20 @@ public sealed record Recipe
         Require(Epochs is >= 0 and <= 10_000, nameof(Epochs), Epochs, "Use 0 to 10000");
         Require(HeadEpochs + Epochs > 0, nameof(Epochs), Epochs, "Train for at least one epoch in one of the phases");
         Require(BatchSize is >= 2 and <= 4096, nameof(BatchSize), BatchSize, "Use 2 to 4096; batch norm has no variance over one image");
+        Require(Accumulate is >= 1 and <= 1024, nameof(Accumulate), Accumulate, "Use 1 to 1024");
+        Require(UnfreezeStages is >= 1 and <= 100 && UnfreezeStages <= Math.Max(1, Epochs), nameof(UnfreezeStages), UnfreezeStages, "Use 1 to the number of epochs");
+        Require(UnfreezeRate is > 0 and <= 1, nameof(UnfreezeRate), UnfreezeRate, "Use above 0 to 1");
+        Require(FeatureCopies is >= 0 and <= 100 && (FeatureCopies == 0 || Cut is not null && UnfreezeStages == 1), nameof(FeatureCopies), FeatureCopies,
+            "Use 0 to 100, above 0 only with a cut and without gradual unfreezing: features are of layers that stay frozen");
+        Require(Momentum is >= 0 and < 1, nameof(Momentum), Momentum, "Use 0 to below 1");
+        Require(BackboneRate is > 0 and <= 1, nameof(BackboneRate), BackboneRate, "Use above 0 to 1");
+        Require(StageRate is > 0 and <= 1, nameof(StageRate), StageRate, "Use above 0 to 1");
+        Require(L1 is >= 0 and < 1, nameof(L1), L1, "Use 0 to below 1");
+        Require(L2 is >= 0 and < 1, nameof(L2), L2, "Use 0 to below 1");
+        Require(StepEpochs >= 1, nameof(StepEpochs), StepEpochs, "Use 1 or more");
+        Require(StepFactor is > 0 and <= 1, nameof(StepFactor), StepFactor, "Use above 0 to 1");
+        foreach (var weight in ClassWeights ?? [])
+            Require(weight is > 0 and < 1e6, nameof(ClassWeights), weight, "Use a number above 0 for each class");
         Require(HeadLearningRate is > 0 and < 10, nameof(HeadLearningRate), HeadLearningRate, "Use a rate above 0, such as 3e-3");
         Require(LearningRate is > 0 and < 10, nameof(LearningRate), LearningRate, "Use a rate above 0, such as 4e-4");
         Require(WeightDecay is >= 0 and < 1, nameof(WeightDecay), WeightDecay, "Use 0 to below 1");
@@ -99,6 +220,7 @@ public sealed record Recipe
         Require(AverageDecay is >= 0 and < 1, nameof(AverageDecay), AverageDecay, "Use 0 to below 1");
         Require(ClipNorm >= 0, nameof(ClipNorm), ClipNorm, "Use 0 or more");
         Require(Patience >= 0, nameof(Patience), Patience, "Use 0 or more");
+        Augmentation.Check();
         return this;
 
         static void Require(bool holds, string name, IFormattable value, string remedy)
@@ -112,10 +234,15 @@ public sealed record Recipe
     public IEnumerable<(string Name, string Value)> Settings() =>
         from property in typeof(Recipe).GetProperties(BindingFlags.Public | BindingFlags.Instance)
         where property.GetIndexParameters().Length == 0
-        select (property.Name, property.GetValue(this) is { } value ? Convert.ToString(value, CultureInfo.InvariantCulture)! : "all layers");
+        select (property.Name, property.GetValue(this) switch
+        {
+            null => property.Name switch { nameof(Cut) => "all layers", nameof(Head) => "the model's own", _ => "none" },
+            IEnumerable<double> numbers => string.Join(", ", numbers.Select(n => n.ToString(CultureInfo.InvariantCulture))),
+            var value => Convert.ToString(value, CultureInfo.InvariantCulture)!,
+        });
 
     /// <summary>The settings, one a line.</summary>
-    public override string ToString() => string.Join(Environment.NewLine, Settings().Select(s => $"{s.Name,-16} {s.Value}"));
+    public override string ToString() => string.Join(Environment.NewLine, Settings().Select(s => $"{s.Name,-19} {s.Value}"));
 }
 
 /// <summary>Training cannot start or go on.</summary>

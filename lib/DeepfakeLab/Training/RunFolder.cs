@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -30,8 +31,8 @@ public static class RunFolder
     /// <param name="test">The figures on the split's test images; null where there are none.</param>
     public static void Save(string folder, TrainingRun run, FaceDataset data, EvaluationReport? test)
     {
-        using (torch.NewDisposeScope())
-            SafeTensors.Write(Path.Combine(folder, ModelFile), run.Model.state_dict().Select(e => (e.Key, e.Value)), new Dictionary<string, string>
+        using (var state = StateDict.Of(run.Model))
+            SafeTensors.Write(Path.Combine(folder, ModelFile), state, new Dictionary<string, string>
             {
                 ["format"] = "pt",
                 ["model"] = run.Model.Name,
@@ -56,7 +57,8 @@ public static class RunFolder
             var fake = record["data"]!["fakeClass"]!.GetValue<int>();
             if (classes.Count < 2 || fake < 0 || fake >= classes.Count)
                 throw new TrainingException("The run's record names no classes", file, "Train again");
-            var model = Models.Create(record["model"]!["name"]!.GetValue<string>(), Weights.None).WithHead(classes.Count);
+            var model = Models.Create(record["model"]!["name"]!.GetValue<string>(), Weights.None)
+                .WithHead(classes.Count, record["model"]!["head"].Deserialize<HeadRecipe>(json));
             using (var weights = Checkpoint.Read(Path.Combine(folder, ModelFile)))
                 weights.LoadInto(model);
             model.to(LabRuntime.Device);
@@ -85,7 +87,7 @@ public static class RunFolder
         ["device"] = LabRuntime.Device.ToString(),
         ["threads"] = LabRuntime.Threads,
         ["seed"] = run.Seed,
-        ["model"] = new JsonObject { ["name"] = run.Model.Name, ["parameters"] = run.Model.ParameterCount },
+        ["model"] = new JsonObject { ["name"] = run.Model.Name, ["parameters"] = run.Model.ParameterCount, ["head"] = JsonSerializer.SerializeToNode(run.Model.HeadRecipe, json) },
         ["weights"] = new JsonObject { ["origin"] = run.Model.WeightsOrigin.Description, ["sha256"] = run.Model.WeightsOrigin.Sha256 },
         ["data"] = new JsonObject
         {
@@ -118,7 +120,7 @@ public static class RunFolder
     private static IEnumerable<string> ContentOf(FaceDataset data, IEnumerable<FaceImage> images)
     {
         var hashes = data.Images.Zip(data.Index).ToDictionary(p => p.First.Name, p => p.Second.Hash);
-        return images.Select(i => ContentId(hashes[i.Name]));
+        return images.Select(i => ContentId(hashes.GetValueOrDefault(i.Name) ?? Convert.ToHexStringLower(SHA256.HashData(ImageReader.ReadFile(i.Path)))));
     }
 
     private static string ContentId(string hash) => hash[..16];

@@ -3,10 +3,20 @@ namespace DeepfakeLab;
 /// <summary>Learning rates as functions of the step alone, so that a resumed run needs no state for them.</summary>
 internal static class Schedule
 {
-    /// <summary>One cycle: up from peak/25 to the peak along a cosine, then down to peak/10,000. As PyTorch's OneCycleLR with its defaults.</summary>
+    /// <summary>The rate that a recipe has at a step.</summary>
     /// <param name="peak">The highest rate.</param>
     /// <param name="step">0 to <paramref name="steps"/> - 1.</param>
     /// <param name="steps">Steps in all.</param>
+    /// <param name="perEpoch">Steps an epoch.</param>
+    public static double Rate(Recipe recipe, double peak, long step, long steps, long perEpoch) => recipe.Schedule switch
+    {
+        RateSchedule.OneCycle => OneCycle(peak, step, steps, recipe.WarmUp),
+        RateSchedule.Cosine => Cosine(peak, 0, (double)step / steps),
+        RateSchedule.Step => peak * Math.Pow(recipe.StepFactor, step / perEpoch / recipe.StepEpochs),
+        _ => peak,
+    };
+
+    /// <summary>One cycle: up from peak/25 to the peak along a cosine, then down to peak/10,000. As PyTorch's OneCycleLR with its defaults.</summary>
     /// <param name="warmUp">The share of steps that rise.</param>
     public static double OneCycle(double peak, long step, long steps, double warmUp)
     {

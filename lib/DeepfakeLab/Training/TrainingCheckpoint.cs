@@ -1,16 +1,14 @@
-using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
-using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
 /// <summary>The state of a training between two epochs of fine-tuning, in one safetensors file that is written whole or not at all.</summary>
 /// <remarks>
-/// It holds the model, the best model so far, the averaged weights and AdamW's moments. No random state is needed: every epoch draws
-/// from (seed, epoch).
+/// It holds the model, the best model so far, the averaged weights and what the optimizer remembers. No random state is needed: every
+/// epoch draws from (seed, epoch).
 /// </remarks>
 internal sealed class TrainingCheckpoint : IDisposable
 {
@@ -29,17 +27,17 @@ internal sealed class TrainingCheckpoint : IDisposable
     /// <param name="file">Where it goes.</param>
     /// <param name="identity">What makes a training this one and no other; reading asks for the same.</param>
     public static void Write(
-        string file, string identity, IReadOnlyList<EpochFigures> history, nn.Module model, WeightCopy best, AdamW optimizer, WeightCopy? average)
+        string file, string identity, IReadOnlyList<EpochFigures> history, nn.Module model, WeightCopy best, TrainingOptimizer optimizer, WeightCopy? average)
     {
         using var scope = NewDisposeScope();
-        var entries = model.state_dict().Select(e => ("model." + e.Key, e.Value))
+        using var state = StateDict.Of(model);
+        var entries = state.Select(e => ("model." + e.Key, e.Value))
             .Concat(best.Values.Select(e => ("best." + e.Key, e.Value)))
             .Concat(average?.Values.Select(e => ("average." + e.Key, e.Value)) ?? [])
-            .Concat(Moments(optimizer).SelectMany((s, i) => new[] { ($"optimizer.exp_avg.{i}", s.exp_avg), ($"optimizer.exp_avg_sq.{i}", s.exp_avg_sq) }));
+            .Concat(optimizer.State().Select(e => ("optimizer." + e.Key, e.Value)));
         SafeTensors.Write(file, entries, new Dictionary<string, string>
         {
             ["identity"] = Hash(identity),
-            ["step"] = Moments(optimizer).Max(s => s.step).ToString(CultureInfo.InvariantCulture),
             ["history"] = JsonSerializer.Serialize(history),
         });
     }
@@ -58,28 +56,22 @@ internal sealed class TrainingCheckpoint : IDisposable
         return new TrainingCheckpoint(tensors, JsonSerializer.Deserialize<List<EpochFigures>>(tensors.Metadata["history"])!);
     }
 
-    /// <summary>Puts everything back and returns the best weights so far.</summary>
-    public WeightCopy RestoreTo(nn.Module model, AdamW optimizer, WeightCopy? average)
+    /// <summary>Puts the weights back and returns the best weights so far.</summary>
+    public WeightCopy RestoreTo(nn.Module model, WeightCopy? average)
     {
         using (var current = Part("model."))
             current.CopyTo(model);
         if (average is not null)
             foreach (var (key, value) in average.Values)
                 value.copy_(tensors["average." + key]);
-        var step = long.Parse(tensors.Metadata["step"], CultureInfo.InvariantCulture);
-        foreach (var (i, state) in Moments(optimizer).Index())
-        {
-            state.step = step;
-            state.exp_avg.copy_(tensors[$"optimizer.exp_avg.{i}"]);
-            state.exp_avg_sq.copy_(tensors[$"optimizer.exp_avg_sq.{i}"]);
-        }
         return Part("best.");
     }
 
+    public void RestoreTo(TrainingOptimizer optimizer) =>
+        optimizer.Restore(tensors.Where(e => e.Key.StartsWith("optimizer.", StringComparison.Ordinal)).ToDictionary(e => e.Key["optimizer.".Length..], e => e.Value));
+
     private WeightCopy Part(string prefix) => new(tensors.Where(e => e.Key.StartsWith(prefix, StringComparison.Ordinal))
         .ToDictionary(e => e.Key[prefix.Length..], e => e.Value.clone().DetachFromDisposeScope()));
-
-    private static IEnumerable<AdamW.State> Moments(AdamW optimizer) => optimizer.state_dict().State.Cast<AdamW.State>();
 
     private static string Hash(string text) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text)));
 }

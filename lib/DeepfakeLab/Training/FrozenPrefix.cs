@@ -1,0 +1,91 @@
+using System.Security.Cryptography;
+using System.Text;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>
+/// The layers of a model before a stage as they run fastest when they are frozen: each batch norm folded into the convolution before it,
+/// channels last in memory, without gradients, in bfloat16 where that is asked for. A copy: the model may change afterwards.
+/// </summary>
+internal sealed class FrozenPrefix : IDisposable
+{
+    private readonly VisionModel layers;
+    private readonly string cut;
+    private readonly ScalarType precision;
+
+    /// <param name="cut">The first stage that is left out.</param>
+    /// <param name="precision">What the layers compute in. bfloat16 has 8 bits of mantissa: features are off by less than a hundredth.</param>
+    public FrozenPrefix(VisionModel model, string cut, ScalarType precision = ScalarType.Float32)
+    {
+        (this.cut, this.precision) = (cut, precision);
+        WeightsHash = Hash(model, cut);
+        layers = Fold(model);
+        layers.eval();
+        layers.to(precision);
+    }
+
+    /// <summary>SHA-256 over names, shapes and values of the layers' parameters and buffers.</summary>
+    public string WeightsHash { get; }
+
+    /// <summary>float32 [N, 3, H, W] normalised images to what enters the cut, float32 on the same device.</summary>
+    public Tensor Run(Tensor images)
+    {
+        using var scope = NewDisposeScope();
+        using var none = inference_mode();
+        return layers.ForwardUntil(TensorLayout.ChannelsLast(images.to(precision)), cut).to(ScalarType.Float32).MoveToOuterDisposeScope();
+    }
+
+    public void Dispose() => layers.Dispose();
+
+    /// <summary>The same network without batch norms: y = scale * (conv(x) - mean) + shift is a convolution with other weights and a bias.</summary>
+    private static VisionModel Fold(VisionModel model)
+    {
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        var folded = Models.Construct(model.Name, 1, model.Options with { NormLayer = _ => nn.Identity() }).WithHead(1, model.HeadRecipe);
+        folded.to(model.parameters().First().device);
+        using var targets = Initialisation.Modules(folded).OfType<Conv2d>().GetEnumerator();
+        Conv2d? from = null, to = null;
+        foreach (var module in Initialisation.Modules(model))
+        {
+            if (module is Conv2d conv)
+            {
+                targets.MoveNext();
+                (from, to) = (conv, targets.Current);
+                to.weight = Constant(conv.weight!);
+                to.bias = conv.bias is null ? null : Constant(conv.bias);
+            }
+            else if (module is BatchNorm2d norm) // always that of the convolution before it
+            {
+                var scale = norm.weight / (norm.running_var + norm.eps).sqrt();
+                var bias = norm.bias - norm.running_mean * scale;
+                to!.weight = Constant(from!.weight! * scale.reshape(-1, 1, 1, 1));
+                to.bias = Constant(from.bias is null ? bias : bias + from.bias * scale);
+            }
+        }
+        return folded;
+
+        static Parameter Constant(Tensor value) =>
+            new(TensorLayoutOf(value).DetachFromDisposeScope(), requires_grad: false);
+        static Tensor TensorLayoutOf(Tensor value) => value.dim() == 4 ? TensorLayout.ChannelsLast(value.detach()).clone() : value.detach().clone();
+    }
+
+    private static string Hash(VisionModel model, string cut)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        using var scope = NewDisposeScope();
+        foreach (var (i, layer) in model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers).Index())
+        {
+            using var state = StateDict.Of(layer);
+            foreach (var (key, value) in state)
+            {
+                hash.AppendData(Encoding.UTF8.GetBytes($"{i}.{key} {string.Join('x', value.shape)} {value.dtype}\n"));
+                hash.AppendData(value.cpu().contiguous().bytes);
+            }
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset());
+    }
+}

@@ -1,0 +1,132 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>What is computed once, when it is computed again, and what is never met.</summary>
+public sealed class FeatureCacheTests : IDisposable
+{
+    private readonly TemporaryFolder folder = TestSupport.Folder();
+
+    public FeatureCacheTests() => LabRuntime.Start();
+
+    public void Dispose() => folder.Dispose();
+
+    [Fact]
+    public void A_tensor_is_computed_once_and_comes_back_to_the_bit()
+    {
+        LabRuntime.Seed(1);
+        using var expected = randn(10, 3, 4);
+        for (var i = 0; i < 2; i++)
+        {
+            var cache = new FeatureCache(folder.Path, 1 << 20);
+            using var got = cache.Get("key", 10, at => expected.narrow(0, at, Math.Min(4, 10 - at)).alias());
+            Assert.True(got.eq(expected).all().ToBoolean());
+            Assert.Equal(1 - i, cache.Computed);
+        }
+    }
+
+    [Fact]
+    public void A_writer_that_dies_leaves_no_entry_and_a_file_cut_short_is_none()
+    {
+        var cache = new FeatureCache(folder.Path, 1 << 20);
+        Assert.Throws<IOException>(() => cache.Get("key", 8, at => at == 0 ? ones(4, 5) : throw new IOException("killed")));
+        Assert.Empty(Directory.GetFiles(folder.Path));
+        cache.Get("key", 8, at => ones(4, 5)).Dispose();
+        var file = Assert.Single(Directory.GetFiles(folder.Path));
+        using (var stream = File.OpenWrite(file))
+            stream.SetLength(stream.Length - 4);
+        using var again = cache.Get("key", 8, at => ones(4, 5) * 2);
+        Assert.Equal(80, again.sum().item<float>());
+    }
+
+    [Fact]
+    public void Beyond_the_limit_the_entries_used_longest_ago_go()
+    {
+        var cache = new FeatureCache(folder.Path, 3 * 400);
+        foreach (var (i, key) in ((string[])["a", "b", "c"]).Index())
+        {
+            cache.Get(key, 10, at => ones(10, 10)).Dispose();
+            foreach (var file in Directory.GetFiles(folder.Path).Where(f => File.GetLastWriteTimeUtc(f) > DateTime.UtcNow.AddHours(-1)))
+                File.SetLastWriteTimeUtc(file, DateTime.UtcNow.AddHours(-10 + i));
+        }
+        cache.Get("a", 10, at => throw new InvalidOperationException("it is there")).Dispose(); // used: now the newest
+        cache.Get("d", 10, at => ones(10, 10)).Dispose();
+        Assert.Equal(3, Directory.GetFiles(folder.Path).Length);
+        cache.Get("a", 10, at => throw new InvalidOperationException("it is there")).Dispose();
+        var before = cache.Computed;
+        cache.Get("b", 10, at => ones(10, 10)).Dispose();
+        Assert.Equal(before + 1, cache.Computed);
+    }
+
+    [Fact]
+    public void Frozen_features_are_those_of_the_layers_and_a_changed_input_computes_them_anew()
+    {
+        TrainingTests.PaintImages(folder["data"], 6);
+        var images = FaceDataset.Open(folder["data"]).Images;
+        LabRuntime.Seed(1);
+        using var model = Models.MobileNetV2().WithHead(2);
+        var recipe = Recipe.FineTune("features.3") with { FeatureCopies = 2, MirrorScores = false };
+        var cache = new FeatureCache(folder["cache"], 1L << 30);
+        var size = Preprocessing.Square(32);
+
+        Assert.Equal(2, Compute(recipe));
+        Assert.Equal(0, Compute(recipe));
+        Assert.Equal(0, Compute(recipe with { LearningRate = 1e-5, Epochs = 1 }));
+        Assert.Equal(1, Compute(recipe, seed: 2)); // the copies; validation images are not varied
+        Assert.Equal(1, Compute(recipe with { FeatureCopies = 3 }));
+        Assert.Equal(1, Compute(recipe with { Augmentation = Augmentation.None }));
+        Assert.Equal(2, Compute(recipe with { Cut = "features.4" }));
+        Assert.Equal(2, Compute(recipe, preprocessing: size with { Std = [0.299f, 0.224f, 0.225f] }));
+        File.Copy(images[1].Path, images[0].Path, overwrite: true); // under the same name
+        Assert.Equal(1, Compute(recipe));
+        using (no_grad())
+            model.StageLayers("features.1")[0].parameters().First()[0].add_(1e-3f);
+        Assert.Equal(2, Compute(recipe));
+        using (no_grad())
+            model.StageLayers("features.9")[0].parameters().First()[0].add_(1e-3f); // behind the cut
+        Assert.Equal(0, Compute(recipe));
+
+        int Compute(Recipe r, long seed = 1, Preprocessing? preprocessing = null)
+        {
+            var (p, before) = (preprocessing ?? size, cache.Computed);
+            using var train = new ImageStore([.. images.Take(4)], p, default);
+            using var held = new ImageStore([.. images.Skip(4)], p, default);
+            using var features = new FrozenFeatures(model, r, seed, p, train, held, default, cache);
+            using var scope = NewDisposeScope();
+            using var none = inference_mode();
+            model.eval();
+            var direct = model.call(TensorLayout.ChannelsLast(p.Normalize(held.Batch([0, 1], default)))).to(ScalarType.Float64).softmax(1);
+            Assert.Equal(Predictor.Rows(direct)[1][0], features.Score(mirrorScores: false, trainingMode: false)[1][0], 4);
+            return cache.Computed - before;
+        }
+    }
+
+    [Theory]
+    [InlineData("mobilenet_v2", "features.16"), InlineData("resnet18", "layer4"), InlineData("resnext50_32x4d", "fc"), InlineData("efficientnet_b0", "features.7")]
+    [InlineData("mnasnet0_75", "classifier"), InlineData("vgg11", "features.11"), InlineData("vgg11_bn", "features.15"), InlineData("mobilenet_v3_small", "features.9")]
+    public void Layers_with_their_batch_norm_folded_give_what_they_gave(string name, string cut)
+    {
+        using var scope = NewDisposeScope();
+        LabRuntime.Seed(2);
+        using var model = Models.Create(name).WithHead(2);
+        using (no_grad())
+            foreach (var norm in model.modules().OfType<TorchSharp.Modules.BatchNorm2d>())
+            {
+                norm.running_mean!.uniform_(-0.2, 0.2);
+                norm.running_var!.uniform_(0.5, 2);
+                norm.weight!.uniform_(0.5, 1.5);
+                norm.bias!.uniform_(-0.3, 0.3);
+            }
+        var images = randn(2, 3, 64, 64);
+        model.eval();
+        using var none = no_grad();
+        var expected = model.ForwardUntil(images, cut);
+        using var prefix = new FrozenPrefix(model, cut);
+        using var coarse = new FrozenPrefix(model, cut, ScalarType.BFloat16);
+        Assert.True(Error(prefix.Run(images)) < 1e-5, $"float32: {Error(prefix.Run(images))}");
+        Assert.True(Error(coarse.Run(images)) < 0.03, $"bfloat16: {Error(coarse.Run(images))}");
+
+        double Error(Tensor actual) => ((actual - expected).norm() / expected.norm()).item<float>();
+    }
+}
