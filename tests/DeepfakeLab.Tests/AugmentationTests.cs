@@ -8,7 +8,14 @@ public sealed class AugmentationTests
 {
     private static readonly Augmentation everything = Augmentation.Faces with
     {
-        Crop = 0.6, Shear = 10, Hue = 0.1, AutoContrast = 0.5, Equalize = 0.5, Blur = 0.5, Jpeg = 0.5, Cutout = 0.3,
+        Crop = 0.6,
+        Shear = 10,
+        Hue = 0.1,
+        AutoContrast = 0.5,
+        Equalize = 0.5,
+        Blur = 0.5,
+        Jpeg = 0.5,
+        Cutout = 0.3,
     };
 
     public AugmentationTests() => LabRuntime.Start();

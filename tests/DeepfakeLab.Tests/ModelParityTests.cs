@@ -136,7 +136,10 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
             ["resnet18"] = new() { NormLayer = Norm },
             ["mobilenet_v2"] = new()
             {
-                WidthMultiplier = 0.35, RoundNearest = 4, NormLayer = Norm, InvertedResidualSetting = [(1, 16, 1, 1), (4, 24, 2, 2), (3, 48, 1, 2)],
+                WidthMultiplier = 0.35,
+                RoundNearest = 4,
+                NormLayer = Norm,
+                InvertedResidualSetting = [(1, 16, 1, 1), (4, 24, 2, 2), (3, 48, 1, 2)],
             },
             ["mobilenet_v3_large"] = new() { WidthMultiplier = 0.75, ReducedTail = true, Dilated = true },
             ["mobilenet_v3_small"] = new() { ReducedTail = true, Dilated = true, NormLayer = Norm },

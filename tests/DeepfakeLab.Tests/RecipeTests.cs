@@ -77,7 +77,8 @@ public sealed class RecipeTests : IDisposable
             "copies" => small with { Cut = "features.14", FeatureCopies = 2, Schedule = RateSchedule.Constant },
             "accumulate" => small with { BatchSize = 4, Accumulate = 3, BalanceClasses = true },
             _ => small with { Schedule = RateSchedule.Step, StepEpochs = 1, Head = HeadRecipe.StudyMobileNet },
-        }) with { Epochs = 4 };
+        }) with
+        { Epochs = 4 };
         using var whole = Fit(recipe).Model;
         foreach (var stopAfter in (int[])[1, 2])
         {
@@ -112,8 +113,14 @@ public sealed class RecipeTests : IDisposable
     {
         var one = small with
         {
-            Optimizer = OptimizerKind.Sgd, Schedule = RateSchedule.Constant, LearningRate = 0.01, BatchNorm = BatchNormMode.FrozenStatistics,
-            Augmentation = Augmentation.None, Epochs = 1, Head = HeadRecipe.Linear(), ClipNorm = 0,
+            Optimizer = OptimizerKind.Sgd,
+            Schedule = RateSchedule.Constant,
+            LearningRate = 0.01,
+            BatchNorm = BatchNormMode.FrozenStatistics,
+            Augmentation = Augmentation.None,
+            Epochs = 1,
+            Head = HeadRecipe.Linear(),
+            ClipNorm = 0,
         };
         using var whole = Fit(one).Model;
         using var halves = Fit(one with { BatchSize = 4, Accumulate = 2 }).Model;

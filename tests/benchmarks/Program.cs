@@ -95,9 +95,16 @@ internal static class Program
             $"{row.Name,-44} {Text(0),-20} {Text(1),-20} {Text(best),-20} {medians[0] / medians[1],4:0.00}x {medians[0] / medians[best],4:0.00}x  best: {ways[best - 1]}"));
         return new JsonObject
         {
-            ["name"] = row.Name, ["what"] = what, ["model"] = row.Job["model"]?.DeepClone(), ["unit"] = "images/s",
-            ["here"] = Side(0), ["plain"] = Side(1), ["best"] = Side(best), ["bestWay"] = ways[best - 1],
-            ["timesPlain"] = medians[0] / medians[1], ["timesBest"] = medians[0] / medians[best],
+            ["name"] = row.Name,
+            ["what"] = what,
+            ["model"] = row.Job["model"]?.DeepClone(),
+            ["unit"] = "images/s",
+            ["here"] = Side(0),
+            ["plain"] = Side(1),
+            ["best"] = Side(best),
+            ["bestWay"] = ways[best - 1],
+            ["timesPlain"] = medians[0] / medians[1],
+            ["timesBest"] = medians[0] / medians[best],
         };
 
         string Text(int side) => string.Create(CultureInfo.InvariantCulture, $"{medians[side]:0.0} ({rates[side].Min():0.0}-{rates[side].Max():0.0})");

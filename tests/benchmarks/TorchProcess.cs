@@ -16,7 +16,8 @@ internal sealed class TorchProcess : IDisposable
         this.variant = variant;
         var start = new ProcessStartInfo("/usr/bin/python3", [Path.Combine(AppContext.BaseDirectory, "torch_side.py"), $"{threads}"])
         {
-            RedirectStandardInput = true, RedirectStandardOutput = true,
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
         };
         foreach (var name in (string[])["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "OMP_WAIT_POLICY"])
             start.Environment.Remove(name);

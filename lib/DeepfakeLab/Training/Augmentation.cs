@@ -83,7 +83,13 @@ public sealed record Augmentation
             var value = Convert.ToDouble(property.GetValue(this), CultureInfo.InvariantCulture);
             var most = property.Name switch
             {
-                nameof(Rotation) => 180, nameof(Shear) => 60, nameof(BlurSigma) => 10, nameof(JpegQuality) => 95, nameof(Hue) => 0.5, nameof(Zoom) => 0.9, _ => 1,
+                nameof(Rotation) => 180,
+                nameof(Shear) => 60,
+                nameof(BlurSigma) => 10,
+                nameof(JpegQuality) => 95,
+                nameof(Hue) => 0.5,
+                nameof(Zoom) => 0.9,
+                _ => 1,
             };
             var least = property.Name switch { nameof(BlurSigma) => 0.1, nameof(JpegQuality) => 1, _ => 0.0 };
             if (!(value >= least && value <= most))

@@ -60,8 +60,8 @@ internal sealed class FrozenPrefix : IDisposable
             }
             else if (module is BatchNorm2d norm) // always that of the convolution before it
             {
-                var scale = norm.weight / (norm.running_var + norm.eps).sqrt();
-                var bias = norm.bias - norm.running_mean * scale;
+                var scale = norm.weight! / (norm.running_var! + norm.eps).sqrt();
+                var bias = norm.bias! - norm.running_mean! * scale;
                 to!.weight = Constant(from!.weight! * scale.reshape(-1, 1, 1, 1));
                 to.bias = Constant(from.bias is null ? bias : bias + from.bias * scale);
             }

@@ -186,7 +186,11 @@ public sealed record Recipe
     /// <summary>A new head, then more and more layers in <paramref name="stages"/> stages at falling rates, early layers slower than late ones.</summary>
     public static Recipe Gradual(int stages = 3) => new()
     {
-        Name = $"gradual unfreezing in {stages} stages", UnfreezeStages = stages, StageRate = 0.9, AdaptStatistics = false, BatchNorm = BatchNormMode.FrozenStatistics,
+        Name = $"gradual unfreezing in {stages} stages",
+        UnfreezeStages = stages,
+        StageRate = 0.9,
+        AdaptStatistics = false,
+        BatchNorm = BatchNormMode.FrozenStatistics,
     };
 
     /// <summary>Throws for the first setting that makes no sense.</summary>
