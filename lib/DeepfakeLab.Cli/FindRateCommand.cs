@@ -26,7 +26,7 @@ internal static class FindRateCommand
             LabRuntime.Seed(42);
             using var network = Models.Create(parsed.GetValue(model)!, Weights.Parse(parsed.GetValue(weights)!)).WithHead(dataset.Classes.Count);
             var curve = Trainer.FindLearningRate(
-                network, dataset.Split(test: 0.2, validation: 0.12), TrainCommand.Choose(null, parsed.GetValue(from)) with { BatchSize = parsed.GetValue(batch) },
+                network, dataset.Split(test: 0.2, validation: 0.08), TrainCommand.Choose(null, parsed.GetValue(from)) with { BatchSize = parsed.GetValue(batch) },
                 new FitOptions { Preprocessing = Preprocessing.Square(parsed.GetValue(size)) }, parsed.GetValue(steps), cancellation: cancellation);
             if (asJson)
                 Console.WriteLine(JsonSerializer.Serialize(new { suggestion = curve.Suggestion, points = curve.Points.Select(p => new { rate = p.Rate, loss = p.Loss, smoothed = p.Smoothed }) }));

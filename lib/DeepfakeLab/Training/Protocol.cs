@@ -66,7 +66,7 @@ public static class Protocol
     /// <param name="preprocessing">As in <see cref="FitOptions"/>.</param>
     /// <param name="onRun">Called with each training's figures as it ends.</param>
     public static ProtocolResult CrossValidate(
-        FaceDataset data, Func<VisionModel> model, Recipe recipe, int folds = 5, IReadOnlyList<long>? seeds = null, double validation = 0.12,
+        FaceDataset data, Func<VisionModel> model, Recipe recipe, int folds = 5, IReadOnlyList<long>? seeds = null, double validation = 0.1,
         Preprocessing? preprocessing = null, Action<ProtocolRun>? onRun = null, CancellationToken cancellation = default) =>
         Run(data, model, recipe, preprocessing, onRun, cancellation,
             from seed in seeds ?? [42] from fold in Folds(data.Images, folds, validation, seed).Index() select (seed, fold.Index + 1, fold.Item));
@@ -75,7 +75,7 @@ public static class Protocol
     /// <param name="test">Share of all images.</param>
     /// <param name="validation">Share of all images.</param>
     public static ProtocolResult Repeat(
-        FaceDataset data, Func<VisionModel> model, Recipe recipe, IReadOnlyList<long> seeds, double test = 0.2, double validation = 0.12,
+        FaceDataset data, Func<VisionModel> model, Recipe recipe, IReadOnlyList<long> seeds, double test = 0.2, double validation = 0.08,
         Preprocessing? preprocessing = null, Action<ProtocolRun>? onRun = null, CancellationToken cancellation = default) =>
         Run(data, model, recipe, preprocessing, onRun, cancellation, from seed in seeds select (seed, 1, data.Split(test, validation, seed)));
 

@@ -106,7 +106,7 @@ public sealed record StudyRecipe
             var first = images.Max(i => i.Group) + 1;
             images = [.. images, .. Vary(images).Select((copy, i) => copy with { Group = first + i })];
         }
-        var split = DataSplit.Create(images, 0.2, 0.12, seed);
+        var split = DataSplit.Create(images, 0.2, 0.08, seed);
         if (Has(StudyMistakes.TestChoosesEpoch) && Folds == 1)
             split = split with { Train = [.. split.Train, .. split.Validation], Validation = split.Test };
         if (Copies > 0 && !Has(StudyMistakes.CopiesOnBothSides))
