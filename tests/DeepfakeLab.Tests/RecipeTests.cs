@@ -181,6 +181,19 @@ public sealed class RecipeTests : IDisposable
     }
 
     [Fact]
+    public void Images_that_do_not_fit_into_memory_are_decoded_ahead_and_give_the_same_weights_to_the_bit()
+    {
+        var data = FaceDataset.Open(folder.Path).Images;
+        using var kept = Fit(small).Model;
+        using (var decoded = Fit(small, memory: 0).Model)
+            AssertSameWeights(kept, decoded);
+        File.WriteAllText(Directory.GetFiles(folder["real"])[3], "no image any more");
+        using var store = new ImageStore(data, Preprocessing.Square(Size), default, memoryLimit: 0);
+        store.Prepare([.. Enumerable.Range(0, data.Count)], default);
+        Assert.Throws<ImageException>(() => store.Batch([.. Enumerable.Range(0, data.Count)], default));
+    }
+
+    [Fact]
     public void A_training_that_is_stopped_leaves_the_best_model()
     {
         using var stop = new CancellationTokenSource();
@@ -238,11 +251,12 @@ public sealed class RecipeTests : IDisposable
     private DataSplit Data() => FaceDataset.Open(folder.Path).Split(seed: 1);
 
     private TrainingRun Fit(
-        Recipe recipe, string? file = null, bool resume = false, Action<VisionModel, EpochFigures>? onEpoch = null, CancellationToken cancellation = default)
+        Recipe recipe, string? file = null, bool resume = false, Action<VisionModel, EpochFigures>? onEpoch = null, CancellationToken cancellation = default,
+        long memory = ImageStore.DefaultMemory)
     {
         LabRuntime.Seed(1);
         var model = Models.MobileNetV2().WithHead(2);
-        var options = new FitOptions { Seed = 1, Preprocessing = Preprocessing.Square(Size), CheckpointFile = file, Resume = resume };
+        var options = new FitOptions { Seed = 1, Preprocessing = Preprocessing.Square(Size), CheckpointFile = file, Resume = resume, ImageMemory = memory };
         return Trainer.Fit(model, Data(), recipe, options, e => onEpoch?.Invoke(model, e), cancellation);
     }
 

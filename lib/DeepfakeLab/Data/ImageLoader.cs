@@ -15,7 +15,11 @@ public static class ImageLoader
         Load([.. images.Select(image => image.Path)], preprocessing, cancellation);
 
     /// <summary>The same for files that belong to no dataset.</summary>
-    public static unsafe torch.Tensor Load(IReadOnlyList<string> paths, Preprocessing preprocessing, CancellationToken cancellation = default)
+    public static torch.Tensor Load(IReadOnlyList<string> paths, Preprocessing preprocessing, CancellationToken cancellation = default) =>
+        Load(paths, preprocessing, LabProgress.Begin("reading images", paths.Count, "images"), cancellation);
+
+    /// <summary>The same, reporting to a task, or to none: single batches are no work of their own.</summary>
+    internal static unsafe torch.Tensor Load(IReadOnlyList<string> paths, Preprocessing preprocessing, ProgressTask? progress, CancellationToken cancellation)
     {
         if (preprocessing.OutputSize is not var (height, width))
             throw new ArgumentException("Images of different shapes fit one tensor only if the preprocessing fixes height and width", nameof(preprocessing));
@@ -31,12 +35,11 @@ public static class ImageLoader
             {
                 var start = (nint)first;
                 var size = 3 * height * width;
-                var progress = LabProgress.Begin("reading images", paths.Count, "images");
                 ForEach(paths.Count, either.Token, i =>
                 {
                     var image = preprocessing.Apply(ImageReader.Read(paths[i]));
                     Preprocessing.WritePlanes(image, new Span<byte>((byte*)start + (long)i * size, size));
-                    progress.Advance();
+                    progress?.Advance();
                 });
             }
             return tensor;

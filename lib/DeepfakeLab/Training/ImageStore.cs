@@ -2,16 +2,20 @@ using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
-/// <summary>Images ready to be batched: decoded and resized once where memory allows, else again for each batch.</summary>
+/// <summary>Images ready to be batched: decoded and resized once where memory allows, else again for each batch, ahead of time on other threads.</summary>
 internal sealed class ImageStore : IDisposable
 {
+    /// <summary>Bytes that decoded images may take unless another limit is given.</summary>
+    public const long DefaultMemory = 4L << 30;
+
     private readonly Preprocessing preprocessing;
     private readonly Tensor? all; // uint8 [N, 3, H, W] on the CPU
+    private (int[] Indices, Task<Tensor> Batch)? ahead;
 
     /// <param name="images">The images, in the order in which batches index them.</param>
     /// <param name="preprocessing">How each becomes a tensor.</param>
     /// <param name="memoryLimit">Bytes that decoded images may take; above it they are decoded for each batch.</param>
-    public ImageStore(IReadOnlyList<FaceImage> images, Preprocessing preprocessing, CancellationToken cancellation, long memoryLimit = 4L << 30)
+    public ImageStore(IReadOnlyList<FaceImage> images, Preprocessing preprocessing, CancellationToken cancellation, long memoryLimit = DefaultMemory)
     {
         Images = images;
         this.preprocessing = preprocessing;
@@ -24,11 +28,48 @@ internal sealed class ImageStore : IDisposable
     /// <summary>uint8 [n, 3, H, W], owned by the caller's dispose scope.</summary>
     public Tensor Batch(IReadOnlyList<int> indices, CancellationToken cancellation)
     {
-        if (all is null)
-            return ImageLoader.Load(indices.Select(i => Images[i]).ToArray(), preprocessing, cancellation);
-        using var rows = tensor(indices.Select(i => (long)i).ToArray());
-        return all.index_select(0, rows);
+        if (all is not null)
+        {
+            using var rows = tensor(indices.Select(i => (long)i).ToArray());
+            return all.index_select(0, rows);
+        }
+        if (ahead is var (expected, batch) && expected.AsSpan().SequenceEqual([.. indices]))
+        {
+            ahead = null;
+            using var decoded = batch.GetAwaiter().GetResult(); // made on another thread, where no dispose scope of ours holds it
+            return decoded.alias();
+        }
+        return Decode([.. indices], cancellation);
     }
 
-    public void Dispose() => all?.Dispose();
+    /// <summary>Begins to decode a batch that will be asked for next, while the last one is learned from.</summary>
+    public void Prepare(int[] indices, CancellationToken cancellation)
+    {
+        if (all is not null)
+            return;
+        Forget();
+        ahead = (indices, Task.Run(() => Decode(indices, cancellation), CancellationToken.None));
+    }
+
+    public void Dispose()
+    {
+        Forget();
+        all?.Dispose();
+    }
+
+    private Tensor Decode(int[] indices, CancellationToken cancellation) =>
+        ImageLoader.Load([.. indices.Select(i => Images[i].Path)], preprocessing, null, cancellation);
+
+    /// <summary>Lets go of a batch that nobody asked for; its error, if it had one, is nobody's either.</summary>
+    private void Forget()
+    {
+        ahead?.Batch.ContinueWith(batch =>
+        {
+            if (batch.IsCompletedSuccessfully)
+                batch.Result.Dispose();
+            else
+                _ = batch.Exception;
+        }, TaskScheduler.Default);
+        ahead = null;
+    }
 }

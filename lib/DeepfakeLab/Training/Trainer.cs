@@ -16,6 +16,9 @@ public sealed record FitOptions
 
     /// <summary>Go on from <see cref="CheckpointFile"/> if it is there.</summary>
     public bool Resume { get; init; }
+
+    /// <summary>Bytes that decoded training images may take; where they would take more, batches are decoded while the last one is learned from.</summary>
+    public long ImageMemory { get; init; } = ImageStore.DefaultMemory;
 }
 
 /// <summary>The training loop: a new head on frozen features, then fine-tuning.</summary>
@@ -76,8 +79,8 @@ public static class Trainer
             model.WithHead(model.Classes, recipe.Head);
         }
         model.to(LabRuntime.Device);
-        using var training = new ImageStore(split.Train, preprocessing, linked.Token);
-        using var validation = new ImageStore(split.Validation, preprocessing, linked.Token);
+        using var training = new ImageStore(split.Train, preprocessing, linked.Token, options.ImageMemory);
+        using var validation = new ImageStore(split.Validation, preprocessing, linked.Token, options.ImageMemory);
         using var loop = new TrainingLoop(model, recipe, options, split, preprocessing, training, validation, onEpoch, linked.Token);
         return work(loop);
     }

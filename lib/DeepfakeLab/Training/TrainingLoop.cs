@@ -209,7 +209,7 @@ internal sealed class TrainingLoop(
                 optimizer.Rate = Schedule.Rate(recipe, stretch.Rate, (long)(epoch - stretch.FirstEpoch) * perEpoch + i, all, perEpoch);
                 var part = PartOfStep(i, perEpoch);
                 using (NewDisposeScope())
-                    loss += features is null ? steps.OnImages(optimizer, indices, epoch, i, part) : steps.OnFeatures(optimizer, features, indices, epoch, i, part);
+                    loss += features is null ? steps.OnImages(optimizer, indices, epoch, i, part, next: order.AsSpan((i + 1) * size, i + 1 < perEpoch ? size : 0).ToArray()) : steps.OnFeatures(optimizer, features, indices, epoch, i, part);
                 if (part.Last)
                     average?.MoveTowards(model, 1 - recipe.AverageDecay);
                 progress.Advance(size, ("loss", loss / (i + 1)), ("best accuracy", history.Count > 0 ? Best.ValidationAccuracy : 0));

@@ -47,9 +47,12 @@ internal sealed class TrainingSteps : IDisposable
     }
 
     /// <summary>A batch of images, varied for this epoch, through the whole model. Returns the loss.</summary>
-    public double OnImages(TrainingOptimizer optimizer, int[] indices, int epoch, int batch, (int, bool, bool) part)
+    /// <param name="next">The batch that comes after it, to be decoded meanwhile; empty or null for none.</param>
+    public double OnImages(TrainingOptimizer optimizer, int[] indices, int epoch, int batch, (int, bool, bool) part, int[]? next = null)
     {
         var pixels = images.Batch(indices, cancellation).to(LabRuntime.Device);
+        if (next is { Length: > 0 })
+            images.Prepare(next, cancellation);
         var seeds = indices.Select(i => SeededRandom.Combine(seed, epoch, i)).ToArray();
         var (input, targets) = Mix(preprocessing.Normalize(recipe.Augmentation.Apply(pixels, seeds)), indices, epoch, batch);
         return Step(optimizer, () => model.call(TensorLayout.ChannelsLast(input)), targets, () => Name(indices, epoch, batch), part);
