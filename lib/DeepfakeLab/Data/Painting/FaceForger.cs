@@ -14,9 +14,9 @@ internal sealed record SeamCraft(float Feather, float ColourMatch, double Skin, 
 {
     public static SeamCraft Of(Difficulty difficulty) => difficulty switch
     {
-        Difficulty.Easy => new(0.6f, 0.0f, 0.55, 2.0, 0.25, 4.0, 0.18),
-        Difficulty.Mid => new(1.0f, 0.2f, 0.40, 1.6, 0.20, 3.0, 0.14),
-        _ => new(1.8f, 0.5f, 0.25, 1.2, 0.16, 2.0, 0.10),
+        Difficulty.Easy => new(0.5f, 0.0f, 1.00, 2.0, 0.25, 5.0, 0.22),
+        Difficulty.Mid => new(0.6f, 0.0f, 0.60, 2.0, 0.25, 4.0, 0.18),
+        _ => new(1.0f, 0.2f, 0.40, 1.6, 0.20, 3.0, 0.14),
     };
 }
 

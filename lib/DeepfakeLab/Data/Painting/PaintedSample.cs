@@ -7,7 +7,7 @@ namespace DeepfakeLab;
 internal static class PaintedSample
 {
     /// <summary>Raise it whenever a change alters the pictures: the folder in the cache carries it.</summary>
-    public const int Version = 2;
+    public const int Version = 3;
 
     public const int Side = 256;
     public const int Real = 320;
