@@ -6,6 +6,15 @@ namespace DeepfakeLab.Cli;
 /// <summary>What several commands share: options, opening the data, printing figures.</summary>
 internal static class CommonOptions
 {
+    /// <summary>One option for all commands.</summary>
+    public static Option<ProgressMode> Progress { get; } = new("--progress")
+    {
+        Description = "On standard error: a bar on a terminal and lines elsewhere (auto), bar, lines, json (one object a line, for programs) or silent",
+        HelpName = "auto|bar|lines|json|silent",
+        DefaultValueFactory = _ => ProgressMode.Auto,
+        Recursive = true,
+    };
+
     public static Option<DirectoryInfo?> Data() => new("--data")
     {
         Description = "Folder with one sub-folder a class; without it DEEPFAKELAB_DATA, data/real_and_fake_face or the painted sample",

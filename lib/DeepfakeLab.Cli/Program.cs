@@ -19,6 +19,7 @@ public static class Program
             NotebookCommand.Create(),
             KernelCommand.Create(),
             ModelsCommand.Create(),
+            CommonOptions.Progress,
         };
         var parsed = root.Parse(args);
         if (parsed.Errors.Count > 0)
@@ -28,6 +29,7 @@ public static class Program
             await Console.Error.WriteLineAsync($"See: deepfakelab {string.Join(' ', parsed.CommandResult.Command.Name)} --help");
             return 2;
         }
+        TerminalProgress.Mode = parsed.GetValue(CommonOptions.Progress);
         try
         {
             return await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });

@@ -89,6 +89,14 @@ internal sealed class Browser : IDisposable
         return answer["result"]!["value"];
     }
 
+    /// <summary>Moves the mouse to the middle of the first element that this CSS selector finds.</summary>
+    public void Hover(string selector)
+    {
+        var at = Evaluate($"(e => {{ e.scrollIntoView({{ block: 'center' }}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})(document.querySelector({JsonValue.Create(selector).ToJsonString()}))")!;
+        foreach (var aside in (double[])[30, 0]) // a pointer comes from somewhere
+            Call("Input.dispatchMouseEvent", new() { ["type"] = "mouseMoved", ["x"] = (double)at[0]! + aside, ["y"] = (double)at[1]! + aside });
+    }
+
     /// <summary>The whole page as a PNG file.</summary>
     public byte[] Screenshot() => Convert.FromBase64String(Call("Page.captureScreenshot", new() { ["captureBeyondViewport"] = true })["data"]!.ToString());
 

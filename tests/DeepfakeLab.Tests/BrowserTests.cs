@@ -73,12 +73,40 @@ public class BrowserTests
         Assert.Equal(figures.Length, drawn.Count);
         foreach (var (figure, seen) in wanted.Zip(drawn))
         {
-            var visible = figure["data"]!.AsArray().Count(t => t!["type"]!.ToString() == "heatmap" || t["x"]!.AsArray().Count > 0);
             Assert.Equal(figure["data"]!.AsArray().Count, (int)seen![0]!);
-            Assert.True((int)seen[1]! >= visible, figure["layout"]!["title"]!.ToJsonString() + seen.ToJsonString());
+            Assert.True((int)seen[1]! >= figure["data"]!.AsArray().Count, figure["layout"]!["title"]!.ToJsonString() + seen.ToJsonString());
             Assert.Equal(figure["layout"]!["images"]!.AsArray().Count, (int)seen[2]!);
         }
+        // plotly.js knows every attribute that was written, and finds each value fit
+        foreach (var figure in wanted)
+            Assert.Equal("[]", browser.Evaluate($"(f => JSON.stringify((Plotly.validate(f.data, f.layout) ?? []).map(e => e.msg)))({figure.ToJsonString()})")!.ToString());
+        Assert.Equal("[\"In layout, key nonsense is not part of the schema\"]", browser.Evaluate("JSON.stringify(Plotly.validate([], { nonsense: 1 }).map(e => e.msg))")!.ToString());
         Assert.DoesNotContain(AppDomain.CurrentDomain.GetAssemblies(), a => a.GetName().Name == "FSharp.Core");
+    }
+
+    [Fact]
+    public void Hovering_over_a_point_of_an_embedding_shows_its_image()
+    {
+        using var folder = TestSupport.Folder();
+        var red = new RgbImage(40, 40, [.. Enumerable.Range(0, 4800).Select(i => (byte)(i % 3 == 0 ? 200 : 0))]);
+        var blue = new RgbImage(40, 40, [.. Enumerable.Range(0, 4800).Select(i => (byte)(i % 3 == 2 ? 200 : 0))]);
+        var figure = Charts.Embedding("Embedding", new double[,] { { 0, 0 }, { 1, 1 } }, [false, true], ["red.jpg", "blue.jpg"], [red, blue]);
+        PlotlyPage.Write(folder["plotly.html"], "Embedding", [figure]);
+        HtmlReport.Write(folder["report.html"], "Embedding", [new ReportSection("Embedding").Add(figure)]);
+        const string visible = "[...document.querySelectorAll('.dl-thumbnail, .dl-dot image')].filter(i => getComputedStyle(i).display != 'none').map(i => i.src ?? i.href.baseVal)";
+        using var browser = new Browser();
+        foreach (var (page, second) in ((string, string)[])[("plotly.html", ".scatterlayer .trace:last-child .point"), ("report.html", ".dl-dot:last-of-type circle")])
+        {
+            browser.Open(folder[page]);
+            Assert.Empty(browser.Evaluate(visible)!.AsArray());
+            browser.Hover(second);
+            var clock = System.Diagnostics.Stopwatch.StartNew();
+            while (browser.Evaluate(visible)!.AsArray().Count == 0 && clock.Elapsed.TotalSeconds < 10)
+                Thread.Sleep(50); // Plotly waits for the pointer to rest
+            Keep(browser, $"hover-{page[..^5]}.png");
+            Assert.Equal("data:image/jpeg;base64," + Convert.ToBase64String(Charts.Thumbnail(blue, 72)), (string?)Assert.Single(browser.Evaluate(visible)!.AsArray()));
+            Assert.Empty(browser.Complaints);
+        }
     }
 
     /// <summary>Drawn: each figure takes up room, and each of its marks and images does so within it.</summary>

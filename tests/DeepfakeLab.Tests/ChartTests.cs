@@ -91,6 +91,45 @@ public class ChartTests
         Assert.Equal(["report.html"], Directory.GetFiles(folder.Path).Select(f => Path.GetFileName(f)));
     }
 
+    [Fact]
+    public void Live_curves_come_at_most_four_times_a_second_and_end_with_the_last_epoch()
+    {
+        var (clock, shown) = (new StoppedClock(), new List<Figure>());
+        EpochFigures Epoch(int n) => new("fine-tune", n, 0.7 / n, 0.8 / n, 0.5, 0.6, 1e-4, 1);
+        double?[] Losses() => [.. shown[^1].ToPlotlyJson()["data"]!.AsArray().Single(t => (string)t!["name"]! == "training")!["y"]!.AsArray().Select(y => (double?)y)];
+        using (var live = new LiveCurves(shown.Add, clock))
+        {
+            for (var n = 1; n <= 200; n++, clock.Now += TimeSpan.FromMilliseconds(10)) // two seconds of epochs, as those of a head on cached features
+                live.Add(Epoch(n));
+            Assert.Equal(8, shown.Count);
+            Assert.Equal(176, Losses().Length);
+            LabProgress.Begin("scoring images", 1, "images").Advance(); // whatever reports next lets what waits be drawn
+            Assert.Equal(200, Losses().Length);
+            Assert.Equal(9, shown.Count);
+            clock.Now += TimeSpan.FromSeconds(1);
+            LabProgress.Begin("scoring images", 1, "images").Advance(); // nothing waits
+            Assert.Equal(9, shown.Count);
+            LabProgress.Begin("fine-tuning, epoch 201 of 300", 100, "images").Advance(10, ("loss", 0.125));
+            Assert.Equal((201, 0.125), (Losses().Length, Losses()[^1])); // the epoch under way: a training loss, no validation yet
+            Assert.Contains("200 epochs; at the end training loss 0.004", shown[^1].AltText, StringComparison.Ordinal);
+            live.Add(Epoch(201));
+            Assert.Equal(10, shown.Count); // too soon
+        }
+        Assert.Equal(11, shown.Count);
+        Assert.Equal((201, 0.7 / 201), (Losses().Length, Losses()[^1]!.Value));
+        LabProgress.Begin("fine-tuning, epoch 1 of 2", 100, "images").Advance(10, ("loss", 0.125));
+        Assert.Equal(11, shown.Count); // it listens no longer
+    }
+
+    private sealed class StoppedClock : TimeProvider
+    {
+        public TimeSpan Now { get; set; }
+
+        public override long TimestampFrequency => TimeSpan.TicksPerSecond;
+
+        public override long GetTimestamp() => Now.Ticks;
+    }
+
     internal static EvaluationReport Report() => EvaluationReport.From(EvaluationReportTests.Some(300, 9), isSample: true);
 
     /// <summary>One of each figure.</summary>

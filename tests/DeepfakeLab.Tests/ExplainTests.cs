@@ -14,6 +14,7 @@ public class ExplainTests
     [InlineData("resnext50_32x4d", "layer4", "layer1")]
     [InlineData("efficientnet_b0", "features.8", "features.5", "features.6.1.block.2.fc1")]
     [InlineData("mnasnet0_75", "layers.16", "layers.11")]
+    [InlineData("vgg11_bn", "features.28", "features.20", "features.9")]
     public void Grad_CAM_and_integrated_gradients_equal_a_reference_with_hooks(string name, params string[] layers)
     {
         using var folder = TestSupport.Folder();
@@ -31,7 +32,8 @@ public class ExplainTests
         }
         Near(expected[$"{layers[0]}/cam"], Explain.GradCam(model, expected["x"], 3), "Grad-CAM at the usual layer");
         var attributions = Explain.IntegratedGradients(model, expected["x"], 3, steps: 4);
-        Assert.InRange((attributions - expected["ig"]).abs().max().item<float>() / expected["ig"].abs().max().item<float>(), 0, 1e-4);
+        // where rounding changes which pixel a max pooling takes, a whole gradient moves: VGG, which has five of them, differs by 0.3 %
+        Assert.InRange((attributions - expected["ig"]).abs().max().item<float>() / expected["ig"].abs().max().item<float>(), 0, name.StartsWith("vgg", StringComparison.Ordinal) ? 1e-2 : 1e-4);
         Assert.True(model.training);
         Assert.All(model.parameters(), p => Assert.Null(p.grad));
     }

@@ -56,13 +56,17 @@ internal sealed class LibraryProgress
         }
     }
 
+    /// <summary>A bar, and above it one for the whole that the task is a part of, where it is of one.</summary>
     private static MimeBundle Describe(object update)
     {
-        var text = update.ToString() ?? "";
-        var (done, total) = (Figure("Done"), Figure("Total"));
-        var bar = total > 0 ? $"<progress max=\"{total}\" value=\"{done}\"></progress> " : "";
-        return new MimeBundle { [MimeBundle.Html] = bar + WebUtility.HtmlEncode(text), [MimeBundle.Plain] = text };
+        var (text, html) = (update.ToString() ?? "", Bar(update, update.ToString()));
+        if (Property(update, "Whole") is { } whole && Property(whole, "Summary") is string summary)
+            (text, html) = ($"{summary} | {text}", $"{Bar(whole, summary)}<br>{html}");
+        return new MimeBundle { [MimeBundle.Html] = html, [MimeBundle.Plain] = text };
 
-        long Figure(string name) => update.GetType().GetProperty(name)?.GetValue(update) is long value ? value : 0;
+        static string Bar(object update, string? text) =>
+            (Property(update, "Total") is long total and > 0 ? $"<progress max=\"{total}\" value=\"{Property(update, "Done")}\"></progress> " : "") + WebUtility.HtmlEncode(text);
+
+        static object? Property(object of, string name) => of.GetType().GetProperty(name)?.GetValue(of);
     }
 }

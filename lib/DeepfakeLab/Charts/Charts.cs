@@ -6,7 +6,7 @@ namespace DeepfakeLab;
 public static partial class Charts
 {
     /// <summary>Loss, and accuracy with AUC, by epoch.</summary>
-    /// <param name="trainLoss">One value an epoch, as all of the arrays; the first epoch is number 1.</param>
+    /// <param name="trainLoss">One value an epoch, as all of the arrays; the first epoch is number 1. What is not known yet is NaN.</param>
     /// <param name="best">Number of the epoch whose weights were kept; 0 where there is none.</param>
     /// <param name="fineTuningFrom">Number of the first epoch of fine-tuning, where a phase with a frozen body came before it; 0 without one.</param>
     public static Figure TrainingCurves(double[] trainLoss, double[] validationLoss, double[] validationAccuracy, double[] validationAuc, int best = 0, int fineTuningFrom = 0)
@@ -21,9 +21,9 @@ public static partial class Charts
             .. best > 0 ? [Upright("kept", best, y, dashed: true)] : Array.Empty<Layer>(),
         ];
         var points = epochs.Length <= 12;
-        var last = epochs.Length - 1;
+        var last = Array.FindLastIndex(validationLoss, double.IsFinite); // an epoch that is under way has a training loss only
         return new Figure("Training curves",
-            last < 0 ? "no epoch yet" : Text($"{epochs.Length} epochs; at the end training loss {trainLoss[last]:0.000}, validation loss {validationLoss[last]:0.000}, validation accuracy {validationAccuracy[last]:0.000}, validation AUC {validationAuc[last]:0.000}{(best > 0 ? $"; the weights of epoch {best} were kept" : "")}"),
+            last < 0 ? "no epoch has ended yet" : Text($"{last + 1} epochs; at the end training loss {trainLoss[last]:0.000}, validation loss {validationLoss[last]:0.000}, validation accuracy {validationAccuracy[last]:0.000}, validation AUC {validationAuc[last]:0.000}{(best > 0 ? $"; the weights of epoch {best} were kept" : "")}"),
             columns: 2,
             new Panel("Loss", x, loss, [.. Marks(loss), new Curve("training", epochs, trainLoss, 0, Points: points), new Curve("validation", epochs, validationLoss, 1, Points: points)]),
             new Panel("On validation", x, share, [.. Marks(share), new Curve("accuracy", epochs, validationAccuracy, 2, Points: points), new Curve("AUC", epochs, validationAuc, 3, Points: points)]));

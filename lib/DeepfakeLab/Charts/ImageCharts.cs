@@ -45,9 +45,16 @@ public static partial class Charts
         }
         return new Figure(title, $"{all.Count(i => isFake[i])} fakes and {all.Count(i => !isFake[i])} real images as points; images alike to the model lie together",
             columns: 1,
-            new Panel(title, Axis.Around("first", all.Select(i => points[i, 0])), Axis.Around("second", all.Select(i => points[i, 1])),
+            new Panel(title, Spread("first", [.. all.Select(i => points[i, 0])]), Spread("second", [.. all.Select(i => points[i, 1])]),
                 Of("real", false, Palette.Real), Of("fake", true, Palette.Fake))
             { Width = 560, Height = 460 });
+    }
+
+    /// <summary>An axis with some room beyond the outermost points, so that they can be pointed at.</summary>
+    private static Axis Spread(string title, double[] values)
+    {
+        var room = values.Length == 0 ? 0 : 0.04 * (values.Max() - values.Min());
+        return Axis.Around(title, values.SelectMany(v => (double[])[v - room, v + room]));
     }
 
     /// <summary>An image with a heat map laid over it: the hotter, the more it hides the image. Colours of growing lightness.</summary>

@@ -6,12 +6,28 @@ namespace DeepfakeLab;
 
 /// <summary>Figures drawn by plotly.js without a network: the script comes out of the Plotly.NET package, once a page.</summary>
 /// <remarks>
-/// Plotly.NET 6.0 wants FSharp.Core 10.1 and cannot load in a host that holds 10.0, such as .NET Interactive. Of it we need plotly.js
-/// only, as <see cref="PlotlyWriter"/> writes the figures; so its assembly lies inside ours and is opened in a load context of its own,
-/// where none of its code runs and no FSharp.Core is asked for.
+/// Of Plotly.NET we need plotly.js only, as <see cref="PlotlyWriter"/> writes the figures and says why; so its assembly lies inside ours
+/// and is opened in a load context of its own, where none of its code runs and no FSharp.Core is asked for.
 /// </remarks>
 public static class PlotlyPage
 {
+    internal const string ImageStart = "data:image/jpeg;base64,";
+
+    /// <summary>Plotly shows no images on hovering: a point's customdata is the image that this puts beside the pointer.</summary>
+    private const string Thumbnails = $$"""
+        p => {
+          const image = document.body.appendChild(new Image(72, 72));
+          image.className = 'dl-thumbnail'; image.alt = ''; image.style.cssText = 'position:fixed;display:none;pointer-events:none;z-index:1000';
+          p.on('plotly_hover', e => {
+            const [point] = e.points;
+            if (!String(point.customdata).startsWith('{{ImageStart}}')) return;
+            image.src = point.customdata; image.alt = point.text;
+            Object.assign(image.style, { display: 'block', left: e.event.clientX + 14 + 'px', top: e.event.clientY - 86 + 'px' });
+          });
+          p.on('plotly_unhover', () => image.style.display = 'none');
+        }
+        """;
+
     private static readonly Lazy<string> script = new(ReadScript);
 
     /// <summary>plotly.js as a script element, 3.5 MB.</summary>
@@ -32,8 +48,9 @@ public static class PlotlyPage
     {
         var id = "dl-" + Guid.NewGuid().ToString("N");
         var json = figure.ToPlotlyJson().ToJsonString(); // its writer escapes '<', so no text can end the script
+        var hover = figure.Panels.Any(p => p.Layers.Any(l => l is Dots { Thumbnails: not null })) ? $".then({Thumbnails})" : "";
         return $"<div id=\"{id}\" role=\"img\" aria-label=\"{WebUtility.HtmlEncode(figure.Title + ": " + figure.AltText)}\"></div>"
-            + $"<script>(f => Plotly.newPlot('{id}', f.data, f.layout, f.config))({json})</script>";
+            + $"<script>(f => Plotly.newPlot('{id}', f.data, f.layout, f.config){hover})({json})</script>";
     }
 
     private static string ReadScript()

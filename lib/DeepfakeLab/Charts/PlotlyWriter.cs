@@ -3,6 +3,12 @@ using System.Text.Json.Nodes;
 namespace DeepfakeLab;
 
 /// <summary>Writes a figure as Plotly's figure JSON (plotly.js reference: traces scatter, bar, heatmap; layout.images).</summary>
+/// <remarks>
+/// Ours, and not Plotly.NET's builders: its version 6.0 is compiled against FSharp.Core 10.1, and a host that has loaded 10.0, such as
+/// .NET Interactive, cannot load it. In a load context of its own it could be reached by reflection only, every call and every F# option
+/// type of it, for what is a page of JSON here. So Plotly.NET brings plotly.js (<see cref="PlotlyPage"/>), and plotly.js itself judges
+/// what is written here: a test has its <c>Plotly.validate</c> look at every kind of figure.
+/// </remarks>
 internal static class PlotlyWriter
 {
     public static JsonObject Write(Figure figure)
@@ -20,7 +26,6 @@ internal static class PlotlyWriter
             ["font"] = new JsonObject { ["color"] = "#808088" },
             // the panels' own places leave room for everything, so that Plotly must not take more
             ["margin"] = new JsonObject { ["l"] = 0, ["r"] = 0, ["t"] = 30, ["b"] = 30 },
-            ["legend"] = new JsonObject { ["orientation"] = "h", ["x"] = 0, ["y"] = 0, ["yanchor"] = "top" },
             ["images"] = images,
             ["annotations"] = notes,
             ["hovermode"] = "closest",
@@ -47,6 +52,8 @@ internal static class PlotlyWriter
                 data.Add((JsonNode)trace);
             }
         }
+        if (data.Any(t => (bool)t!["showlegend"]!))
+            layout["legend"] = new JsonObject { ["orientation"] = "h", ["x"] = 0, ["y"] = 0, ["yanchor"] = "top" };
         if (figure.Panels.All(p => p.X is null))
             (layout["xaxis"], layout["yaxis"]) = (new JsonObject { ["visible"] = false }, new JsonObject { ["visible"] = false }); // else Plotly draws a pair
         return new JsonObject { ["data"] = data, ["layout"] = layout, ["config"] = new JsonObject { ["responsive"] = true, ["displaylogo"] = false } };
@@ -80,7 +87,8 @@ internal static class PlotlyWriter
             case Curve curve:
                 trace["type"] = "scatter";
                 trace["mode"] = curve.Points ? "lines+markers" : "lines";
-                (trace["x"], trace["y"]) = (Numbers(curve.X), Numbers(curve.Y));
+                var none = curve.X.Length == 0; // Plotly would leave the trace out, and its axes with it
+                (trace["x"], trace["y"]) = none ? (Numbers([double.NaN]), Numbers([double.NaN])) : (Numbers(curve.X), Numbers(curve.Y));
                 trace["line"] = new JsonObject { ["color"] = Colour(curve.Color), ["dash"] = curve.Dashed ? "dash" : "solid" };
                 if (curve is { Low: { } low, High: { } high })
                     trace["error_y"] = Whiskers(curve.Y, low, high);
@@ -106,7 +114,10 @@ internal static class PlotlyWriter
                 trace["mode"] = "markers";
                 (trace["x"], trace["y"], trace["text"]) = (Numbers(dots.X), Numbers(dots.Y), Strings(dots.Labels.Select(Escape)));
                 trace["hoverinfo"] = "text";
+                if (dots.Thumbnails is { } thumbnails)
+                    trace["customdata"] = Strings(thumbnails.Select(t => PlotlyPage.ImageStart + Convert.ToBase64String(t))); // shown by the page's script
                 trace["marker"] = new JsonObject { ["color"] = Colour(dots.Color), ["size"] = 7, ["opacity"] = 0.85 };
+                trace["cliponaxis"] = false; // points on the frame stay whole
                 break;
         }
         return trace;
@@ -119,7 +130,7 @@ internal static class PlotlyWriter
             var (x, y) = (left + i % tiles.Columns * (tiles.Size + 10), top + i / tiles.Columns * (tiles.Size + 34));
             images.Add((JsonNode)new JsonObject
             {
-                ["source"] = "data:image/jpeg;base64," + Convert.ToBase64String(tiles.Images[i].Jpeg),
+                ["source"] = PlotlyPage.ImageStart + Convert.ToBase64String(tiles.Images[i].Jpeg),
                 ["xref"] = "paper",
                 ["yref"] = "paper",
                 ["x"] = x / figure.Width,
@@ -138,6 +149,7 @@ internal static class PlotlyWriter
         ["yref"] = "paper",
         ["x"] = x,
         ["y"] = y,
+        ["xanchor"] = "center",
         ["yanchor"] = anchor,
         ["showarrow"] = false,
         ["font"] = new JsonObject { ["size"] = 10 },

@@ -194,10 +194,12 @@ internal sealed class TrainingLoop(
         var size = Math.Min(recipe.BatchSize, split.Train.Count);
         var perEpoch = split.Train.Count / size;
         var all = (long)(stretch.LastEpoch - stretch.FirstEpoch + 1) * perEpoch;
-        for (var epoch = Math.Max(stretch.FirstEpoch, history.Count(e => e.Phase == FineTunePhase) + 1); epoch <= stretch.LastEpoch && !OutOfPatience(); epoch++)
+        var first = Math.Max(stretch.FirstEpoch, history.Count(e => e.Phase == FineTunePhase) + 1);
+        var whole = LabProgress.Begin("all epochs", (recipe.Epochs - first + 1L) * perEpoch * size, "images");
+        for (var epoch = first; epoch <= stretch.LastEpoch && !OutOfPatience(); epoch++)
         {
             var clock = Stopwatch.StartNew();
-            var progress = LabProgress.Begin($"fine-tuning, epoch {epoch} of {recipe.Epochs}", (long)perEpoch * size, "images");
+            var progress = whole.Part($"fine-tuning, epoch {epoch} of {recipe.Epochs}", (long)perEpoch * size);
             var order = steps.Order(1, epoch, split.Train.Count);
             LabRuntime.Seed((long)(SeededRandom.Combine(options.Seed, 2, epoch) >> 1)); // dropout
             SetModes(frozen);
@@ -320,7 +322,7 @@ internal sealed class TrainingLoop(
             best?.Dispose();
             best = new WeightCopy(model);
         }
-        progress?.Advance(1, ("loss", loss), ("accuracy", accuracy));
+        progress?.Advance(1, ("loss", loss), ("accuracy", accuracy), ("best accuracy", Best.ValidationAccuracy));
         onEpoch?.Invoke(figures);
     }
 }

@@ -70,13 +70,13 @@ public class JupyterPageTests(InstalledKernel kernel) : IClassFixture<InstalledK
             new NotebookCell(CellKind.Code, """
                 var curve = new List<double>();
                 var shown = KernelInvocationContext.Current.Display("training");
-                for (var epoch = 1; epoch <= 12; epoch++)
-                {
-                    await Task.Delay(700);
-                    curve.Add(0.7 / epoch);
-                    var better = curve.Select(loss => 1 - loss).ToArray();
-                    shown.Update(Charts.TrainingCurves(curve.ToArray(), curve.ToArray(), better, better));
-                }
+                using (var live = new LiveCurves(shown.Update))
+                    for (var epoch = 1; epoch <= 12; epoch++)
+                    {
+                        await Task.Delay(700);
+                        curve.Add(0.7 / epoch);
+                        live.Add(new EpochFigures("fine-tune", epoch, 0.7 / epoch, 0.8 / epoch, 1 - 0.5 / epoch, 1 - 0.4 / epoch, 1e-4, 0.7));
+                    }
                 """),
             new NotebookCell(CellKind.Code, "Charts.Confusion(new ConfusionMatrix(134, 58, 46, 171))"),
             new NotebookCell(CellKind.Code, "while (true) { }"),

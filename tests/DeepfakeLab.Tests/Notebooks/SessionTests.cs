@@ -108,6 +108,29 @@ public class SessionTests
     }
 
     [Fact]
+    public async Task Live_curves_update_in_place_at_most_four_times_a_second()
+    {
+        using var run = new CellRun(new SessionOptions { HostAssemblies = [typeof(LiveCurves).Assembly] });
+        await run.Eval("#r \"DeepfakeLab.dll\"\nusing DeepfakeLab;");
+        var result = await run.Run("""
+            var shown = display("training");
+            using (var live = new LiveCurves(shown.Update))
+                for (var epoch = 1; epoch <= 60; epoch++)
+                {
+                    live.Add(new EpochFigures("head", epoch, 0.7 / epoch, 0.8 / epoch, 0.5, 0.6, 1e-3, 0.02));
+                    await Task.Delay(20);
+                }
+            """);
+        Assert.True(result.Succeeded, result.Error?.Message);
+        var display = Assert.Single(run.Outputs.OfType<DisplayOutput>());
+        var updates = run.Outputs.OfType<DisplayUpdate>().ToList();
+        Assert.InRange(updates.Count, 3, 2 + (int)(result.Elapsed.TotalSeconds * 4));
+        Assert.All(updates, u => Assert.Equal(display.DisplayId, u.DisplayId));
+        Assert.All(updates, u => Assert.True(u.Data.ContainsKey(MimeBundle.Plotly) && u.Data.ContainsKey(MimeBundle.Html) && u.Data.ContainsKey(MimeBundle.Png)));
+        Assert.Contains("60 epochs", updates[^1].Data[MimeBundle.Html], StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Language_lines_time_and_unknown_directives()
     {
         using var run = new CellRun();
