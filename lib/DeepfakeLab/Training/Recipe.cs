@@ -18,7 +18,7 @@ public enum FeaturePrecision
 {
     Float32,
 
-    /// <summary>Twice as fast on processors with AVX512-BF16 or AMX and on GPUs, slow elsewhere; features are off by less than a hundredth.</summary>
+    /// <summary>Faster on processors with AVX512-BF16 or AMX and on GPUs, slow elsewhere; features are off by less than a hundredth.</summary>
     BFloat16,
 }
 
