@@ -14,6 +14,7 @@ public static class Program
             FindRateCommand.Create(),
             EvaluateCommand.Create(),
             PredictCommand.Create(),
+            ExportCommand.Create(),
             PretrainCommand.Create(),
             DataCommand.Create(),
             NotebookCommand.Create(),

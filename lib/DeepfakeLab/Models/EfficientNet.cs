@@ -118,7 +118,7 @@ public sealed class EfficientNet : VisionModel
     }
 
     /// <summary>The mobile inverted bottleneck with squeeze and excitation, or its fused form without.</summary>
-    private sealed class MBConv : nn.Module<Tensor, Tensor>
+    private sealed class MBConv : nn.Module<Tensor, Tensor>, Layers.IResidual
     {
         private readonly bool adds;
         private readonly double drop;
@@ -146,6 +146,10 @@ public sealed class EfficientNet : VisionModel
             }
             RegisterComponents();
         }
+
+        public IReadOnlyList<nn.Module> Branch => [block];
+
+        public bool Adds => adds;
 
         public override Tensor forward(Tensor x)
         {

@@ -32,6 +32,20 @@ internal static class Layers
         return activation is null ? block : block.append(activation());
     }
 
+    /// <summary>What a block with a way around it is made of, for code that reads a model instead of running it.</summary>
+    public interface IResidual
+    {
+        IReadOnlyList<nn.Module> Branch { get; }
+
+        /// <summary>Whether the input is added to the branch, through <see cref="Shortcut"/>.</summary>
+        bool Adds { get; }
+
+        IReadOnlyList<nn.Module> Shortcut => [];
+
+        /// <summary>Whether a ReLU follows the sum.</summary>
+        bool EndsInReLU => false;
+    }
+
     /// <summary>Squeeze and excitation (Hu et al. 2017, arXiv:1709.01507): each channel scaled by what all channels' means say.</summary>
     public sealed class SqueezeExcitation : nn.Module<Tensor, Tensor>
     {
@@ -45,6 +59,9 @@ internal static class Layers
             (this.activation, scale_activation) = (activation, scale);
             RegisterComponents();
         }
+
+        /// <summary>From the channels' means to their scales.</summary>
+        public IReadOnlyList<nn.Module> Steps => [fc1, activation, fc2, scale_activation];
 
         public override Tensor forward(Tensor x)
         {

@@ -52,7 +52,7 @@ public sealed class MnasNet : VisionModel
         nn.init.zeros_(layer.bias);
     }
 
-    private sealed class InvertedResidual : nn.Module<Tensor, Tensor>
+    private sealed class InvertedResidual : nn.Module<Tensor, Tensor>, Layers.IResidual
     {
         private readonly bool adds;
         private readonly Sequential layers;
@@ -67,6 +67,10 @@ public sealed class MnasNet : VisionModel
                 Layers.Conv(hidden, output, kernel: 1), norm.Over(output));
             RegisterComponents();
         }
+
+        public IReadOnlyList<nn.Module> Branch => [layers];
+
+        public bool Adds => adds;
 
         public override Tensor forward(Tensor x) => adds ? layers.call(x).add_(x) : layers.call(x);
     }

@@ -46,7 +46,7 @@ public sealed class MobileNetV2 : VisionModel
         nn.init.zeros_(layer.bias);
     }
 
-    private sealed class InvertedResidual : nn.Module<Tensor, Tensor>
+    private sealed class InvertedResidual : nn.Module<Tensor, Tensor>, Layers.IResidual
     {
         private readonly bool adds;
         private readonly Sequential conv;
@@ -63,6 +63,10 @@ public sealed class MobileNetV2 : VisionModel
             conv.append(norm.Over(output));
             RegisterComponents();
         }
+
+        public IReadOnlyList<nn.Module> Branch => [conv];
+
+        public bool Adds => adds;
 
         public override Tensor forward(Tensor x) => adds ? conv.call(x).add_(x) : conv.call(x);
     }

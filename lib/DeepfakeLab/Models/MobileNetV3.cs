@@ -88,7 +88,7 @@ public sealed class MobileNetV3 : VisionModel
         nn.init.zeros_(layer.bias);
     }
 
-    private sealed class InvertedResidual : nn.Module<Tensor, Tensor>
+    private sealed class InvertedResidual : nn.Module<Tensor, Tensor>, Layers.IResidual
     {
         private readonly bool adds;
         private readonly Sequential block = nn.Sequential();
@@ -105,6 +105,10 @@ public sealed class MobileNetV3 : VisionModel
             block.append(Layers.ConvNormActivation(row.Expanded, row.Output, kernel: 1, norm: norm));
             RegisterComponents();
         }
+
+        public IReadOnlyList<nn.Module> Branch => [block];
+
+        public bool Adds => adds;
 
         public override Tensor forward(Tensor x) => adds ? block.call(x).add_(x) : block.call(x);
     }

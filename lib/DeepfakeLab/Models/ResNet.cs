@@ -95,7 +95,7 @@ public sealed class ResNet : VisionModel
     }
 
     /// <summary>torchvision's BasicBlock (two convolutions) or Bottleneck (three): conv, bn, relu, …, conv, bn, add, relu.</summary>
-    private sealed class Residual : nn.Module<Tensor, Tensor>
+    private sealed class Residual : nn.Module<Tensor, Tensor>, Layers.IResidual
     {
         private readonly (Conv2d Conv, nn.Module<Tensor, Tensor> Norm)[] steps; // an array, so that TorchSharp registers them by our names only
         private readonly Sequential? downsample;
@@ -113,6 +113,15 @@ public sealed class ResNet : VisionModel
         }
 
         public nn.Module<Tensor, Tensor> LastNorm => steps[^1].Norm;
+
+        public IReadOnlyList<nn.Module> Branch =>
+            [.. steps.SelectMany(IEnumerable<nn.Module> (s) => s.Norm == LastNorm ? (nn.Module[])[s.Conv, s.Norm] : (nn.Module[])[s.Conv, s.Norm, Layers.ReLU()])];
+
+        public bool Adds => true;
+
+        public IReadOnlyList<nn.Module> Shortcut => downsample is null ? [] : [downsample];
+
+        public bool EndsInReLU => true;
 
         public override Tensor forward(Tensor x)
         {

@@ -64,6 +64,8 @@ public sealed class Vgg : VisionModel
         nn.init.zeros_(layer.bias);
     }
 
+    internal override int PooledSide => 7;
+
     private protected override Tensor Pool(Tensor maps)
     {
         using var pooled = nn.functional.adaptive_avg_pool2d(maps, [7, 7]);

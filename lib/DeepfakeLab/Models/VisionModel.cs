@@ -165,6 +165,12 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     {
     }
 
+    /// <summary>Places a side that are left of the feature maps before they become a vector.</summary>
+    internal virtual int PooledSide => 1;
+
+    /// <summary>Whether the head takes the feature maps unpooled (<see cref="HeadRecipe.FlattenAt"/>).</summary>
+    internal bool FlattensMaps => flattenAt != 0;
+
     /// <summary>Feature maps [N, C, h, w] to feature vectors: average over the image, unless the family keeps more.</summary>
     private protected virtual Tensor Pool(Tensor maps) => maps.mean([2, 3]);
 

@@ -1,0 +1,61 @@
+using System.CommandLine;
+
+namespace DeepfakeLab.Cli;
+
+/// <summary><c>export</c>: a finished run as a file that other programs read.</summary>
+internal static class ExportCommand
+{
+    public static Command Create() => new("export", """
+        Write a trained model for other programs, with a model card (FILE.md) beside it.
+
+        Examples:
+          deepfakelab export pth --run artifacts/run --out model.pth
+          deepfakelab export onnx --run artifacts/run --out model.onnx --fold --preprocess --softmax
+        """)
+    { Weights("pth", "torchvision's state dict, for torch.load"), Weights("safetensors", "torchvision's state dict, for safetensors"), Onnx() };
+
+    private static Option<FileInfo> Output(string ending)
+    {
+        var output = new Option<FileInfo>("--out") { Description = $"The file to write; its name ends in {ending}", Required = true };
+        output.Validators.Add(result =>
+        {
+            if (result.Tokens is [{ Value: var name }] && !name.EndsWith(ending, StringComparison.OrdinalIgnoreCase))
+                result.AddError($"--out must end in {ending}: {name}");
+        });
+        return output;
+    }
+
+    private static Command Weights(string format, string description)
+    {
+        var (run, output) = (CommonOptions.RunDirectory(), Output("." + format));
+        var command = new Command(format, description) { run, output };
+        command.SetAction(parsed => Print(parsed.GetValue(output)!, ModelExport.WriteWeights(parsed.GetValue(run)!.FullName, parsed.GetValue(output)!.FullName)));
+        return command;
+    }
+
+    private static Command Onnx()
+    {
+        var (run, output) = (CommonOptions.RunDirectory(), Output(".onnx"));
+        var fold = new Option<bool>("--fold") { Description = "Multiply batch norms into the convolutions: faster, the same numbers but for rounding" };
+        var preprocess = new Option<bool>("--preprocess") { Description = "Take RGB bytes [N, H, W, 3] of any size, and resize and normalise them in the model" };
+        var softmax = new Option<bool>("--softmax") { Description = "Give probabilities instead of logits" };
+        var half = new Option<bool>("--half") { Description = "float16 weights and arithmetic: half the file" };
+        var maps = new Option<bool>("--class-maps") { Description = "Give as a second output what each place of the picture speaks for" };
+        var command = new Command("onnx", "The whole network, for ONNX Runtime, browsers and phones") { run, output, fold, preprocess, softmax, half, maps };
+        command.SetAction(parsed => Print(parsed.GetValue(output)!, ModelExport.WriteOnnx(parsed.GetValue(run)!.FullName, parsed.GetValue(output)!.FullName, new OnnxOptions
+        {
+            FoldBatchNorm = parsed.GetValue(fold),
+            Preprocess = parsed.GetValue(preprocess),
+            Softmax = parsed.GetValue(softmax),
+            Half = parsed.GetValue(half),
+            ClassMaps = parsed.GetValue(maps),
+        })));
+        return command;
+    }
+
+    private static void Print(FileInfo file, string card)
+    {
+        Console.WriteLine($"written   {file.FullName}");
+        Console.WriteLine($"card      {card}");
+    }
+}

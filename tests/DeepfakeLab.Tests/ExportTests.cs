@@ -1,0 +1,73 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>A run that was trained, exported as a user would, and read by the program it was exported for.</summary>
+public sealed class ExportTests(ExportTests.TrainedRun trained) : IClassFixture<ExportTests.TrainedRun>
+{
+    public sealed class TrainedRun : IDisposable
+    {
+        internal TemporaryFolder Folder { get; } = TestSupport.Folder();
+
+        public TrainedRun()
+        {
+            TrainingTests.PaintImages(Folder["images"], 20);
+            Assert.Equal(0, Command("train", "--data", Folder["images"], "--weights", "none", "--size", "64", "--epochs", "1", "--out", Folder["run"]));
+        }
+
+        /// <summary>Runs the command line in this process and gives its exit code.</summary>
+        internal static int Command(params string[] arguments) => Cli.Program.Main(arguments).GetAwaiter().GetResult();
+
+        public void Dispose() => Folder.Dispose();
+    }
+
+    private TemporaryFolder Folder => trained.Folder;
+
+    private int Export(string format, string file, params string[] more) =>
+        TrainedRun.Command(["export", format, "--run", Folder["run"], "--out", Folder[file], .. more]);
+
+    [Fact]
+    public void A_pth_gives_torchvision_the_same_logits()
+    {
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        Assert.Equal(0, Export("pth", "model.pth"));
+        var x = randn(2, 3, 64, 64);
+        SafeStateOf(x, Folder["x.pth"]);
+        TestSupport.Python(["torch", "torchvision"], "export.py", Folder["model.pth"], Folder["x.pth"], Folder["logits.pth"]);
+        using var theirs = Checkpoint.Read(Folder["logits.pth"]);
+        using var model = RunFolder.Open(Folder["run"]).Model;
+        Assert.InRange((theirs["logits"] - model.call(x)).abs().max().item<float>(), 0, 1e-5f * theirs["logits"].abs().max().item<float>());
+    }
+
+    [Fact]
+    public void A_safetensors_file_holds_the_same_numbers_and_its_terms()
+    {
+        Assert.Equal(0, Export("safetensors", "model.safetensors"));
+        using var written = Checkpoint.Read(Folder["model.safetensors"]);
+        using var original = Checkpoint.Read(Path.Combine(Folder["run"], "model.safetensors"));
+        Assert.Equal(original.Keys.Order(), written.Keys.Order());
+        Assert.All(original, t => Assert.True(t.Value.Equals(written[t.Key]), t.Key));
+        Assert.Contains("MIT", written.Metadata["licence"]);
+    }
+
+    [Fact]
+    public void An_onnx_file_comes_with_a_card_that_says_what_it_is_worth()
+    {
+        Assert.Equal(0, Export("onnx", "model.onnx", "--fold", "--preprocess", "--softmax"));
+        Assert.True(new FileInfo(Folder["model.onnx"]).Length > 8 << 20);
+        var card = File.ReadAllText(Folder["model.onnx.md"]);
+        Assert.Contains("| accuracy |", card);
+        Assert.Contains("must not be used", card);
+        Assert.Contains("0 = fake, 1 = real", card);
+        Assert.Equal(2, Export("onnx", "model.bin")); // a name that hides what it is
+    }
+
+    private static void SafeStateOf(Tensor x, string path)
+    {
+        using var state = new StateDict("test");
+        state.Add("x", x.alias().DetachFromDisposeScope());
+        Checkpoint.Write(path, state);
+    }
+}

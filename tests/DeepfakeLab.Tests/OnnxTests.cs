@@ -1,0 +1,132 @@
+using System.Globalization;
+using Microsoft.ML.OnnxRuntime;
+using Microsoft.ML.OnnxRuntime.Tensors;
+using TorchSharp;
+using static TorchSharp.torch;
+using Tensor = TorchSharp.torch.Tensor;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>Exported models as ONNX Runtime runs them, beside the models they were made from.</summary>
+/// <remarks>DEEPFAKELAB_ALL_MODELS=1 compares all variants instead of one a family and prints each one's error.</remarks>
+public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
+{
+    private readonly TemporaryFolder folder = TestSupport.Folder();
+
+    public void Dispose() => folder.Dispose();
+
+    public static TheoryData<string> Compared => [.. Environment.GetEnvironmentVariable("DEEPFAKELAB_ALL_MODELS") == "1" ? Models.Names
+        : ["efficientnet_b0", "efficientnet_v2_s", "mnasnet0_75", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnext50_32x4d", "vgg11_bn"]];
+
+    [Theory, MemberData(nameof(Compared))]
+    public void Logits_are_the_models(string name)
+    {
+        const int size = 96; // VGG pools its 3x3 maps up to 7x7 there
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        LabRuntime.Seed(3);
+        using var model = Models.Create(name).WithHead(2);
+        Shake(model);
+        var x = randn(3, 3, size, size);
+        var logits = model.call(x);
+        foreach (var (fold, half, tolerance) in ((bool, bool, double)[])[(false, false, 1e-5), (true, false, 1e-5), (true, true, 2e-2)])
+        {
+            OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(size), options: new OnnxOptions { FoldBatchNorm = fold, Half = half });
+            var error = RelativeError(logits, Run(folder["m.onnx"], x)["logits"]);
+            console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} fold {fold} half {half}: {error:e2}"));
+            Assert.True(error <= tolerance, $"{name}, fold {fold}, half {half}: off by {error:e2}");
+        }
+    }
+
+    public static TheoryData<string, string> Heads => new()
+    {
+        { "efficientnet_b0", nameof(HeadRecipe.StudyEfficientNet) },
+        { "mnasnet0_75", nameof(HeadRecipe.StudyMnasNet) },
+        { "resnet18", nameof(HeadRecipe.StudyResNet) },
+    };
+
+    [Theory, MemberData(nameof(Heads))]
+    public void The_studys_heads_are_exported_too(string name, string head)
+    {
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        LabRuntime.Seed(4);
+        using var model = Models.Create(name).WithHead(2, (HeadRecipe)typeof(HeadRecipe).GetProperty(head)!.GetValue(null)!);
+        Shake(model);
+        var x = randn(2, 3, 128, 128);
+        OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(128));
+        Assert.InRange(RelativeError(model.call(x), Run(folder["m.onnx"], x)["logits"]), 0, 1e-5);
+    }
+
+    [Fact]
+    public void Preprocessing_softmax_class_maps_and_metadata_are_in_the_file_on_request()
+    {
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        LabRuntime.Seed(5);
+        using var model = Models.MobileNetV2().WithHead(2);
+        Shake(model);
+        var image = new RgbImage(150, 201);
+        var random = new Random(1);
+        for (var i = 0; i < image.Pixels.Length; i++)
+            image.Pixels[i] = (byte)((i / 3 % 150 * 255 / 150 + random.Next(40)) % 256);
+        var preprocessing = Preprocessing.Square(64) with { Mean = [0.5f, 0.4f, 0.3f] };
+        var metadata = new Dictionary<string, string> { ["licence"] = "of the test" };
+        OnnxExport.Write(folder["m.onnx"], model, preprocessing, ["fake", "real"],
+            new OnnxOptions { FoldBatchNorm = true, Preprocess = true, Softmax = true, ClassMaps = true }, metadata);
+
+        var pixels = new DenseTensor<byte>(image.Pixels, [1, 201, 150, 3]);
+        var results = Run(folder["m.onnx"], NamedOnnxValue.CreateFromTensor("image", pixels));
+        var expected = model.call(preprocessing.ToBatch(image).cpu());
+        Assert.InRange((results["probabilities"] - expected.softmax(1)).abs().max().item<float>(), 0, 0.01f); // resizing may differ by a level
+        Assert.InRange(RelativeError(expected, results["maps"].mean([2, 3])), 0, 0.05); // the places' shares add up to the logits
+
+        using var session = new InferenceSession(folder["m.onnx"]);
+        var written = session.ModelMetadata.CustomMetadataMap;
+        Assert.Equal("""["fake","real"]""", written["classes"]);
+        Assert.Equal("64,64", written["size"]);
+        Assert.Equal("[0.5,0.4,0.3]", written["mean"]);
+        Assert.Equal("of the test", written["licence"]);
+    }
+
+    [Fact]
+    public void What_cannot_be_exported_is_an_error_and_no_file()
+    {
+        using var model = Models.Create("resnet18", options: new ModelOptions { NormLayer = c => nn.GroupNorm(4, c) });
+        Assert.Equal("GroupNorm", Assert.Throws<ExportException>(() => OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(64))).Subject);
+        Assert.Throws<ExportException>(() => OnnxExport.Write(folder["m.onnx"], model, new Preprocessing(new Preprocessing.Size(64, 0))));
+        Assert.Empty(Directory.GetFiles(folder.Path));
+    }
+
+    /// <summary>Gives batch norms other numbers than zero and one, which would hide mistakes, and puts the model in eval mode.</summary>
+    private static void Shake(VisionModel model)
+    {
+        using var scope = NewDisposeScope();
+        foreach (var (name, buffer) in model.named_buffers())
+            if (name.EndsWith("running_mean", StringComparison.Ordinal))
+                buffer.normal_(0, 0.1);
+            else if (name.EndsWith("running_var", StringComparison.Ordinal))
+                buffer.uniform_(0.5, 1.5);
+        foreach (var (name, parameter) in model.named_parameters())
+            if (parameter.dim() == 1)
+                parameter.add_(randn_like(parameter) * 0.1);
+        model.eval();
+    }
+
+    private static Dictionary<string, Tensor> Run(string file, Tensor x) =>
+        Run(file, NamedOnnxValue.CreateFromTensor("image", new DenseTensor<float>(x.data<float>().ToArray(), [.. x.shape.Select(n => (int)n)])));
+
+    private static Dictionary<string, Tensor> Run(string file, NamedOnnxValue input)
+    {
+        using var session = new InferenceSession(file);
+        using var results = session.Run([input]);
+        return results.ToDictionary(r => r.Name, r => r.AsTensor<float>() is var t ? tensor(t.ToArray()).view([.. t.Dimensions.ToArray().Select(n => (long)n)]) : null!);
+    }
+
+    private static double RelativeError(Tensor expected, Tensor actual)
+    {
+        using var scope = NewDisposeScope();
+        Assert.Equal(expected.shape, actual.shape);
+        return (expected.to(float64) - actual.to(float64)).abs().max().item<double>() / expected.abs().max().item<float>();
+    }
+}
