@@ -1,0 +1,169 @@
+using System.Collections.Concurrent;
+using System.IO.Enumeration;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>What a model says about one picture, or why it says nothing.</summary>
+/// <param name="Picture">The file or address as it was given or found.</param>
+/// <param name="Probabilities">One a class; null where <paramref name="Error"/> says why not.</param>
+public sealed record PictureAnswer(string Picture, double[]? Probabilities, string? Error);
+
+/// <summary>Runs a model over any number of pictures: one core decodes and resizes the next ones while the model runs on the others.</summary>
+public static class PictureStream
+{
+    private const int BatchSize = 32, Ahead = 64;
+    private static readonly string[] endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp"];
+    private static readonly char[] separators = [Path.DirectorySeparatorChar, Path.AltDirectorySeparatorChar];
+
+    private static readonly HttpClient http = new(new SocketsHttpHandler { ConnectTimeout = TimeSpan.FromSeconds(10), MaxAutomaticRedirections = 5 })
+    {
+        Timeout = Timeout.InfiniteTimeSpan, // each picture has its own
+        DefaultRequestHeaders = { { "User-Agent", "DeepfakeLab" } },
+    };
+
+    /// <summary>How long one picture may take to come over the network.</summary>
+    internal static TimeSpan Patience { get; set; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>Answers in the order of the pictures, each as soon as its batch is done. A picture that cannot be read gives an error and the others go on.</summary>
+    /// <param name="run">The model; stays the caller's.</param>
+    /// <param name="pictures">Files and http(s) addresses; drawn from as fast as they are worked off, so a slow source still gets its answers at once.</param>
+    public static IEnumerable<PictureAnswer> Predict(SavedRun run, IEnumerable<string> pictures, CancellationToken cancellation = default)
+    {
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation, LabProgress.Interrupt);
+        using var queue = new BlockingCollection<Task<Decoded>>(Ahead);
+        var reading = Task.Factory.StartNew(() => Read(pictures, run.Preprocessing, queue, stop.Token), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+        try
+        {
+            var batch = new List<Decoded>();
+            foreach (var next in queue.GetConsumingEnumerable(stop.Token))
+            {
+                if (!Soon(next)) // a slow server must not hold back what is ready
+                {
+                    foreach (var answer in Answer(run, batch))
+                        yield return answer;
+                    batch.Clear();
+                }
+                batch.Add(next.GetAwaiter().GetResult());
+                if (batch.Count < BatchSize && queue.Count > 0)
+                    continue;
+                foreach (var answer in Answer(run, batch))
+                    yield return answer;
+                batch.Clear();
+            }
+            foreach (var answer in Answer(run, batch))
+                yield return answer;
+            reading.GetAwaiter().GetResult(); // where the list of pictures itself could not be read, here is its error
+        }
+        finally
+        {
+            stop.Cancel();
+            ((IAsyncResult)reading).AsyncWaitHandle.WaitOne(); // it ends at once, and the queue is ours to dispose
+        }
+    }
+
+    /// <summary>The pictures that an argument stands for: itself for a file or address, a folder's (and its sub-folders') images, a pattern's matches.</summary>
+    /// <param name="argument">A pattern has * and ? in its last part, with ** before it for all sub-folders.</param>
+    public static IEnumerable<string> Expand(string argument)
+    {
+        if (IsAddress(argument) || File.Exists(argument))
+            return [argument];
+        var options = new EnumerationOptions { RecurseSubdirectories = true, AttributesToSkip = FileAttributes.ReparsePoint | FileAttributes.System };
+        if (Directory.Exists(argument))
+            return Directory.EnumerateFiles(argument, "*", options)
+                .Where(f => endings.Contains(Path.GetExtension(f), StringComparer.OrdinalIgnoreCase)).Order(StringComparer.Ordinal);
+        var parts = argument.Split(separators);
+        if (parts[^1].AsSpan().IndexOfAny('*', '?') < 0)
+            return [argument]; // whatever opens it will say that it is not there
+        var deep = parts.Length > 1 && parts[^2] == "**";
+        var folder = string.Join(Path.DirectorySeparatorChar, parts[..^(deep ? 2 : 1)]);
+        folder = folder.Length > 0 ? folder : Path.IsPathRooted(argument) ? Path.GetPathRoot(argument)! : ".";
+        options.RecurseSubdirectories = deep;
+        var found = Directory.Exists(folder)
+            ? Directory.EnumerateFiles(folder, "*", options).Where(f => FileSystemName.MatchesSimpleExpression(parts[^1], Path.GetFileName(f))).Order(StringComparer.Ordinal).ToList()
+            : [];
+        return found.Count > 0 ? found : [argument];
+    }
+
+    private static bool Soon(Task task) => ((IAsyncResult)task).AsyncWaitHandle.WaitOne(TimeSpan.FromMilliseconds(50));
+
+    private sealed record Decoded(string Picture, RgbImage? Image, string? Error);
+
+    private static void Read(IEnumerable<string> pictures, Preprocessing preprocessing, BlockingCollection<Task<Decoded>> queue, CancellationToken stop)
+    {
+        try
+        {
+            foreach (var picture in pictures)
+                queue.Add(Task.Run(() => Decode(picture, preprocessing, stop), CancellationToken.None), stop);
+        }
+        catch (OperationCanceledException) when (stop.IsCancellationRequested)
+        {
+            // nobody waits for the rest
+        }
+        finally
+        {
+            queue.CompleteAdding();
+        }
+    }
+
+    private static async Task<Decoded> Decode(string picture, Preprocessing preprocessing, CancellationToken stop)
+    {
+        try
+        {
+            var image = IsAddress(picture) ? ImageReader.Decode(await Fetch(picture, stop), picture) : ImageReader.Read(picture);
+            return new(picture, preprocessing.Apply(image), null);
+        }
+        catch (Exception e) when (e is LabException or ArgumentException or NotSupportedException)
+        {
+            return new(picture, null, e.Message);
+        }
+    }
+
+    private static bool IsAddress(string text) =>
+        text.StartsWith("http://", StringComparison.OrdinalIgnoreCase) || text.StartsWith("https://", StringComparison.OrdinalIgnoreCase);
+
+    private static async Task<byte[]> Fetch(string address, CancellationToken stop)
+    {
+        using var time = CancellationTokenSource.CreateLinkedTokenSource(stop);
+        time.CancelAfter(Patience);
+        try
+        {
+            using var response = await http.GetAsync(new Uri(address), HttpCompletionOption.ResponseHeadersRead, time.Token);
+            if (!response.IsSuccessStatusCode)
+                throw new ImageException($"The server answers {(int)response.StatusCode}", address, "Check the address");
+            await using var body = await response.Content.ReadAsStreamAsync(time.Token);
+            using var bytes = new MemoryStream();
+            var buffer = new byte[1 << 16];
+            for (int count; (count = await body.ReadAsync(buffer, time.Token)) > 0; bytes.Write(buffer, 0, count))
+                if (bytes.Length + count > ImageReader.LargestFile)
+                    throw new ImageException($"The server sends more than {ImageReader.LargestFile >> 20} MiB", address, "Give the address of a smaller picture");
+            return bytes.ToArray();
+        }
+        catch (Exception e) when (e is HttpRequestException or IOException or UriFormatException or OperationCanceledException && !stop.IsCancellationRequested)
+        {
+            throw new ImageException(e is OperationCanceledException ? $"The picture did not come within {Patience.TotalSeconds:0} s" : $"The picture cannot be fetched ({e.GetBaseException().Message.TrimEnd('.')})",
+                address, "Check the address and the network", e);
+        }
+    }
+
+    private static List<PictureAnswer> Answer(SavedRun run, List<Decoded> batch)
+    {
+        var answers = new Dictionary<Decoded, double[]>(ReferenceEqualityComparer.Instance);
+        foreach (var same in batch.Where(d => d.Image is not null).GroupBy(d => (d.Image!.Width, d.Image.Height)))
+            foreach (var (decoded, row) in same.Zip(Probabilities(run, [.. same.Select(d => d.Image!)])))
+                answers[decoded] = row;
+        return [.. batch.Select(d => new PictureAnswer(d.Picture, answers.GetValueOrDefault(d), d.Error))];
+    }
+
+    private static double[][] Probabilities(SavedRun run, RgbImage[] images)
+    {
+        using var scope = NewDisposeScope();
+        using var none = inference_mode();
+        var bytes = stack(images.Select(Preprocessing.ToTensor)).to(LabRuntime.Device);
+        var input = TensorLayout.ChannelsLast(run.Preprocessing.Normalize(bytes));
+        var p = run.Model.call(input).to(ScalarType.Float64).softmax(1);
+        if (run.MirrorScores)
+            p = (p + run.Model.call(TensorLayout.ChannelsLast(input.flip(3))).to(ScalarType.Float64).softmax(1)) / 2;
+        return Predictor.Rows(p);
+    }
+}
