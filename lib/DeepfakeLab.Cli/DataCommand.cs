@@ -3,10 +3,10 @@ using System.Text.Json;
 
 namespace DeepfakeLab.Cli;
 
-/// <summary><c>data check</c> and <c>data sample</c>: what a folder of faces holds, and a folder of painted ones.</summary>
+/// <summary><c>data check</c>, <c>data sample</c> and <c>data get</c>: what a folder of faces holds, a folder of painted ones, and the photographs.</summary>
 internal static class DataCommand
 {
-    public static Command Create() => new("data", "Look at a folder of faces, or make one.") { Check(), Sample() };
+    public static Command Create() => new("data", "Look at a folder of faces, or make one.") { Check(), Sample(), Get(), Crop() };
 
     private static Command Check()
     {
@@ -60,5 +60,68 @@ internal static class DataCommand
             return Task.FromResult(0);
         });
         return command;
+    }
+
+    private static Command Crop()
+    {
+        var folder = new Argument<DirectoryInfo>("DIR") { Description = "Folder with one sub-folder a class" };
+        var output = new Option<DirectoryInfo>("--out") { Description = "A folder that does not exist yet", Required = true };
+        var percent = CommonOptions.Count("--keep", "Per cent of the image's shorter side that the crop keeps", 70, 1, 100);
+        var strict = CommonOptions.Strict();
+        var command = new Command("crop", """
+            Cut the surroundings off the faces, at full resolution. The middle is kept: there is no face detector in this program.
+
+            Example:
+              deepfakelab data crop data/real_and_fake_face --out faces-cropped --keep 70
+            """) { folder, output, percent, strict };
+        command.SetAction((parsed, cancellation) =>
+        {
+            using var progress = TerminalProgress.Show();
+            var data = CommonOptions.Open(parsed.GetValue(folder)!.FullName, parsed.GetValue(strict));
+            var target = parsed.GetValue(output)!.FullName;
+            var count = FaceCrop.Write(data, target, parsed.GetValue(percent) / 100.0, cancellation);
+            Console.WriteLine($"crops     {count} in {target} ({FaceCrop.Method})");
+            return Task.FromResult(0);
+        });
+        return command;
+    }
+
+    private static Command Get()
+    {
+        static Option<DirectoryInfo> Output() => new("--out")
+        {
+            Description = "Where the images shall be",
+            DefaultValueFactory = _ => new DirectoryInfo(Path.Combine("data", "real_and_fake_face")),
+        };
+        var (output, unpacked) = (Output(), Output());
+        var kaggle = new Command("kaggle", """
+            Download the collection from Kaggle, with the token of KAGGLE_API_TOKEN, of KAGGLE_USERNAME and KAGGLE_KEY or of kaggle.json, else
+            anonymously. A download that was cut goes on where it stopped.
+            """) { output };
+        kaggle.SetAction((parsed, cancellation) =>
+        {
+            using var progress = TerminalProgress.Show();
+            var folder = parsed.GetValue(output)!.FullName;
+            var who = Kaggle.Get(folder, cancellation);
+            Console.WriteLine($"images      {folder} (asked {who})");
+            return Task.FromResult(0);
+        });
+        var archive = new Argument<FileInfo>("ARCHIVE") { Description = "The zip file, as downloaded in a browser" };
+        var file = new Command("file", "Check and unpack an archive that was downloaded by hand.") { archive, unpacked };
+        file.SetAction((parsed, cancellation) =>
+        {
+            using var progress = TerminalProgress.Show();
+            var folder = parsed.GetValue(unpacked)!.FullName;
+            FaceArchive.Install(parsed.GetValue(archive)!.FullName, folder, cancellation);
+            Console.WriteLine($"images      {folder}");
+            return Task.FromResult(0);
+        });
+        return new Command("get", """
+            Put CIPLAB's photographs in place: all 2041 of them, checked, or none.
+
+            Examples:
+              deepfakelab data get kaggle
+              deepfakelab data get file archive.zip --out faces
+            """) { kaggle, file };
     }
 }

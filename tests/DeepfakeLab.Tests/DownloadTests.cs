@@ -134,7 +134,7 @@ public sealed class DownloadTests : IDisposable
                 connection.Body(content);
         });
         var small = new Downloader { Pause = quick.Pause, Stall = quick.Stall, Attempts = 2, Largest = 1_000_000 };
-        Assert.Contains("no weight file is that large", Assert.Throws<DownloadFailure>(() => small.Download(server.Address("x"), Target, hash[..8], default)).Message);
+        Assert.Contains("far more than such a file has", Assert.Throws<DownloadFailure>(() => small.Download(server.Address("x"), Target, hash[..8], default)).Message);
         Assert.False(File.Exists(Target));
     }
 
@@ -268,7 +268,7 @@ public sealed class DownloadTests : IDisposable
 /// <summary>A web server on this machine whose every answer a test writes byte by byte; one request a connection.</summary>
 internal sealed class TestServer : IDisposable
 {
-    public sealed record Request(string Method, string Path, int? From);
+    public sealed record Request(string Method, string Path, int? From, string? Authorization = null);
 
     private readonly TcpListener listener = new(IPAddress.Loopback, 0);
     private readonly List<Request> requests = [];
@@ -320,10 +320,13 @@ internal sealed class TestServer : IDisposable
                 using var reader = new StreamReader(client.GetStream(), Encoding.ASCII, leaveOpen: true);
                 var first = reader.ReadLine()!.Split(' ');
                 int? from = null;
+                string? authorization = null;
                 for (var line = reader.ReadLine(); !string.IsNullOrEmpty(line); line = reader.ReadLine())
                     if (line.StartsWith("Range: bytes=", StringComparison.OrdinalIgnoreCase))
                         from = int.Parse(line["Range: bytes=".Length..].TrimEnd('-'), System.Globalization.CultureInfo.InvariantCulture);
-                var request = new Request(first[0], first[1], from);
+                    else if (line.StartsWith("Authorization: ", StringComparison.OrdinalIgnoreCase))
+                        authorization = line["Authorization: ".Length..];
+                var request = new Request(first[0], first[1], from, authorization);
                 lock (requests)
                     requests.Add(request);
                 answer(request, new Connection(client.GetStream()));

@@ -4,8 +4,12 @@ using System.Net.Http.Headers;
 
 namespace DeepfakeLab;
 
-/// <summary>Why a download did not come to an end. <see cref="WeightsFile"/> says what to do about it.</summary>
-internal sealed class DownloadFailure(string message, Exception? inner = null) : Exception(message, inner);
+/// <summary>Why a download did not come to an end. Whoever wanted the file says what to do about it.</summary>
+/// <param name="status">The server's answer, where that is the reason; else 0.</param>
+internal sealed class DownloadFailure(string message, Exception? inner = null, int status = 0) : Exception(message, inner)
+{
+    public int Status { get; } = status;
+}
 
 /// <summary>Fetches one file over HTTP: with progress, going on after a cut, checked before it takes its name.</summary>
 /// <remarks>
@@ -14,6 +18,7 @@ internal sealed class DownloadFailure(string message, Exception? inner = null) :
 /// </remarks>
 internal sealed class Downloader
 {
+    private const string RetryAfter = nameof(RetryAfter);
     private const int SharingViolation = unchecked((int)0x80070020), LinuxAgain = 11, MacAgain = 35; // how the systems say "in use"
 
     private static readonly HttpClient client = new(new SocketsHttpHandler
@@ -32,6 +37,12 @@ internal sealed class Downloader
 
     /// <summary>How long no byte may come before the connection counts as cut.</summary>
     public TimeSpan Stall { get; init; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>Sent to the first server only: .NET's client drops it when it is redirected.</summary>
+    public AuthenticationHeaderValue? Authorization { get; init; }
+
+    /// <summary>The longest that a server's Retry-After is waited for.</summary>
+    public TimeSpan LongestWait { get; init; } = TimeSpan.FromMinutes(2);
 
     /// <summary>The largest file that is taken; torchvision's largest is half a gigabyte.</summary>
     public long Largest { get; init; } = 2L << 30;
@@ -124,8 +135,12 @@ internal sealed class Downloader
             {
                 failures = file.Length > before ? 1 : failures + 1;
                 if (failures >= Attempts)
-                    throw new DownloadFailure($"{address}: {e.GetBaseException().Message.TrimEnd('.')}", e);
-                await Task.Delay(Pause * Math.Pow(2, failures - 1), cancel);
+                    throw new DownloadFailure($"{address}: {e.GetBaseException().Message.TrimEnd('.')}", e, (int?)(e as HttpRequestException)?.StatusCode ?? 0);
+                var asked = e.Data[RetryAfter] as TimeSpan? ?? default;
+                if (asked > LongestWait)
+                    throw new DownloadFailure($"{address}: {e.Message}, and asks for {asked.TotalMinutes:0} minutes of patience", e, (int?)(e as HttpRequestException)?.StatusCode ?? 0);
+                var pause = Pause * Math.Pow(2, failures - 1);
+                await Task.Delay(asked > pause ? asked : pause, cancel);
             }
         }
     }
@@ -134,6 +149,7 @@ internal sealed class Downloader
     private async Task Continue(FileStream file, Uri address, Action<long> begin, Action<long> advance, CancellationToken cancel)
     {
         using var request = new HttpRequestMessage(HttpMethod.Get, address);
+        request.Headers.Authorization = Authorization;
         if (file.Length > 0)
             request.Headers.Range = new RangeHeaderValue(file.Length, null);
         using var stall = CancellationTokenSource.CreateLinkedTokenSource(cancel);
@@ -148,9 +164,15 @@ internal sealed class Downloader
             throw new HttpRequestException("the server no longer has the rest of the file");
         }
         if (code is 408 or 429 or >= 500)
-            throw new HttpRequestException($"the server answers {code}");
+        {
+            var wait = response.Headers.RetryAfter;
+            throw new HttpRequestException($"the server answers {code}", null, response.StatusCode)
+            {
+                Data = { [RetryAfter] = wait?.Delta ?? (wait?.Date - DateTimeOffset.UtcNow) },
+            };
+        }
         if (code is not (200 or 206))
-            throw new DownloadFailure($"{address}: the server answers {code}");
+            throw new DownloadFailure($"{address}: the server answers {code}", status: code);
         var from = code == 206 ? response.Content.Headers.ContentRange?.From ?? -1 : 0;
         if (from != 0 && from != file.Length)
             throw new DownloadFailure($"{address}: the server sends another part than was asked for");
@@ -178,7 +200,7 @@ internal sealed class Downloader
     private void CheckSize(long length)
     {
         if (length > Largest)
-            throw new DownloadFailure(string.Create(CultureInfo.InvariantCulture, $"the server sends {length:N0} bytes or more, and no weight file is that large"));
+            throw new DownloadFailure(string.Create(CultureInfo.InvariantCulture, $"the server sends {length:N0} bytes or more, far more than such a file has"));
     }
 
     private static ProgressTask Begin(string name, long total, long done)
