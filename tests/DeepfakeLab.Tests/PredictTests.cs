@@ -16,14 +16,18 @@ public sealed class PredictTests(ExportTests.TrainedRun trained) : IClassFixture
         var good = PictureStream.Expand(Images).ToList();
         Assert.Equal(40, good.Count);
         List<string> all = [.. good[..3], folder["broken.jpg"], folder["absent.png"], .. good[3..]];
-        var run = RunFolder.Open(trained.Folder["run"]);
-        using var model = run.Model;
+        using var model = Models.MobileNetV2().WithHead(2); // one epoch makes all answers alike; these differ from picture to picture
+        OnnxTests.Shake(model);
+        var opened = RunFolder.Open(trained.Folder["run"]);
+        opened.Model.Dispose();
+        var run = opened with { Model = model };
         var answers = PictureStream.Predict(run, all, TestContext.Current.CancellationToken).ToList();
         Assert.Equal(all, answers.Select(a => a.Picture));
         Assert.Equal([folder["broken.jpg"], folder["absent.png"]], answers.Where(a => a.Error is not null).Select(a => a.Picture));
-        var alone = Predictor.Probabilities(model, [new FaceImage("x", good[7], 0, null, FaceParts.None, 0)], run.Preprocessing, run.MirrorScores, default)[0];
-        Assert.Equal(alone[0], answers[9].Probabilities![0], 1e-5);
-        Assert.NotEqual(answers[0].Probabilities![0], answers[9].Probabilities![0], 1e-7); // not one answer for all
+        var alone = Predictor.Probabilities(model, [.. good.Select(f => new FaceImage("x", f, 0, null, FaceParts.None, 0))], run.Preprocessing, run.MirrorScores, default);
+        var streamed = answers.Where(a => a.Error is null).Select(a => a.Probabilities![0]).ToList();
+        Assert.True(streamed.Max() - streamed.Min() > 1e-3);
+        Assert.Equal(alone.Select(p => p[0]), streamed, (x, y) => Math.Abs(x - y) < 1e-5);
     }
 
     [Fact]
