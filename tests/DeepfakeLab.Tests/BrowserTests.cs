@@ -56,6 +56,8 @@ public class BrowserTests
     [Fact]
     public void Plotly_draws_every_figure_offline_from_the_script_in_the_package()
     {
+        static int Loaded() => AppDomain.CurrentDomain.GetAssemblies().Count(a => a.GetName().Name == "FSharp.Core");
+        var before = Loaded(); // another test plays a host that holds its own
         using var folder = TestSupport.Folder();
         Figure[] figures = [.. ChartTests.All()];
         PlotlyPage.Write(folder["plotly.html"], "Figures", figures);
@@ -81,7 +83,7 @@ public class BrowserTests
         foreach (var figure in wanted)
             Assert.Equal("[]", browser.Evaluate($"(f => JSON.stringify((Plotly.validate(f.data, f.layout) ?? []).map(e => e.msg)))({figure.ToJsonString()})")!.ToString());
         Assert.Equal("[\"In layout, key nonsense is not part of the schema\"]", browser.Evaluate("JSON.stringify(Plotly.validate([], { nonsense: 1 }).map(e => e.msg))")!.ToString());
-        Assert.DoesNotContain(AppDomain.CurrentDomain.GetAssemblies(), a => a.GetName().Name == "FSharp.Core");
+        Assert.Equal(before, Loaded());
     }
 
     [Fact]

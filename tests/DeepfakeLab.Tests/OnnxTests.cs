@@ -30,10 +30,13 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         var x = randn(3, 3, size, size);
         var logits = model.call(x);
         Assert.True((logits[0] - logits[1]).abs().max().item<float>() > 1e-3f * logits.abs().max().item<float>()); // one answer for all images would hide mistakes
-        foreach (var (fold, half, tolerance) in ((bool, bool, double)[])[(false, false, 1e-5), (true, false, 1e-5), (true, true, 2e-2)])
+        var exact = Exact(model, x);
+        var own = RelativeError(exact, logits);
+        console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} torch: {own:e2}"));
+        foreach (var (fold, half, tolerance) in ((bool, bool, double)[])[(false, false, Tolerance(own)), (true, false, Tolerance(own)), (true, true, Math.Max(2e-2, 2000 * own))])
         {
             OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(size), options: new OnnxOptions { FoldBatchNorm = fold, Half = half });
-            var error = RelativeError(logits, Run(folder["m.onnx"], x)["logits"]);
+            var error = RelativeError(exact, Run(folder["m.onnx"], x)["logits"]);
             console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} fold {fold} half {half}: {error:e2}"));
             Assert.True(error <= tolerance, $"{name}, fold {fold}, half {half}: off by {error:e2}");
         }
@@ -56,7 +59,10 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         Shake(model, 128);
         var x = randn(2, 3, 128, 128);
         OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(128));
-        Assert.InRange(RelativeError(model.call(x), Run(folder["m.onnx"], x)["logits"]), 0, 1e-5);
+        var (logits, answer) = (model.call(x), Run(folder["m.onnx"], x)["logits"]);
+        var exact = Exact(model, x);
+        console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} {head} torch: {RelativeError(exact, logits):e2}, ONNX Runtime: {RelativeError(exact, answer):e2}"));
+        Assert.InRange(RelativeError(exact, answer), 0, Tolerance(RelativeError(exact, logits)));
     }
 
     [Fact]
@@ -80,7 +86,7 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         var results = Run(folder["m.onnx"], NamedOnnxValue.CreateFromTensor("image", pixels));
         var expected = model.call(preprocessing.ToBatch(image).cpu());
         Assert.InRange((results["probabilities"] - expected.softmax(1)).abs().max().item<float>(), 0, 0.01f); // resizing may differ by a level
-        Assert.InRange(RelativeError(expected, results["maps"].mean([2, 3])), 0, 0.05); // the places' shares add up to the logits
+        Assert.InRange((results["probabilities"] - results["maps"].mean([2, 3]).softmax(1)).abs().max().item<float>(), 0, 1e-5f); // the places' shares add up to the logits
 
         using var session = new InferenceSession(folder["m.onnx"]);
         var written = session.ModelMetadata.CustomMetadataMap;
@@ -133,10 +139,25 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         return results.ToDictionary(r => r.Name, r => r.AsTensor<float>() is var t ? tensor(t.ToArray()).view([.. t.Dimensions.ToArray().Select(n => (long)n)]) : null!);
     }
 
+    /// <summary>The logits in float64, beside which both float32 programs show their own rounding. The model is float32 again afterwards.</summary>
+    private static Tensor Exact(VisionModel model, Tensor x)
+    {
+        model.to(float64);
+        var logits = model.call(x.to(float64));
+        model.to(float32);
+        return logits;
+    }
+
+    /// <summary>
+    /// 1e-5 of the largest logit; more where torch's own float32 rounding shows that a network of random weights amplifies it (grouped
+    /// convolutions, or 20,480 terms that nearly cancel in a logit). A mistake in the graph is off by far more. float16 rounds 8192 times as coarsely; it is allowed 2000 times torch's error.
+    /// </summary>
+    private static double Tolerance(double torchError) => Math.Max(1e-5, 8 * torchError);
+
     private static double RelativeError(Tensor expected, Tensor actual)
     {
         using var scope = NewDisposeScope();
         Assert.Equal(expected.shape, actual.shape);
-        return (expected.to(float64) - actual.to(float64)).abs().max().item<double>() / expected.abs().max().item<float>();
+        return (expected.to(float64) - actual.to(float64)).abs().max().item<double>() / expected.to(float64).abs().max().item<double>();
     }
 }
