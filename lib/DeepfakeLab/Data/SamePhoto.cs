@@ -26,15 +26,15 @@ internal static class SamePhoto
     {
         var border = images.Select(i => new Pixels(i.Thumbnail, edgeOnly: true)).ToArray();
         var whole = images.Select(i => new Pixels(i.Thumbnail, edgeOnly: false)).ToArray();
-        var detail = images.Select(i => new FineDetail(i.Grey)).ToArray();
+        var cropped = images.Select(i => i.Width != i.Height).ToArray();
+        var detail = cropped.Contains(true) ? images.AsParallel().AsOrdered().Select(i => new FineDetail(i.Grey)).ToArray() : [];
         var alike = new List<int>[images.Count];
         Parallel.For(0, images.Count, i =>
         {
             alike[i] = [];
             for (var k = i + 1; k < images.Count; k++)
             {
-                var cropped = images[i].Width != images[i].Height || images[k].Width != images[k].Height;
-                if (images[i].Hash == images[k].Hash || (cropped
+                if (images[i].Hash == images[k].Hash || (cropped[i] || cropped[k]
                     ? detail[i].Likeness(detail[k]) > DetailAlike
                     : border[i].Correlation(border[k]) > BorderAlike && whole[i].Correlation(whole[k]) > WholeAlike))
                     alike[i].Add(k);

@@ -134,11 +134,12 @@ internal sealed class Downloader
             catch (Exception e) when (IsPassing(e, cancel))
             {
                 failures = file.Length > before ? 1 : failures + 1;
+                var status = (int?)(e as HttpRequestException)?.StatusCode ?? 0;
                 if (failures >= Attempts)
-                    throw new DownloadFailure($"{address}: {e.GetBaseException().Message.TrimEnd('.')}", e, (int?)(e as HttpRequestException)?.StatusCode ?? 0);
+                    throw new DownloadFailure($"{address}: {e.GetBaseException().Message.TrimEnd('.')}", e, status);
                 var asked = e.Data[RetryAfter] as TimeSpan? ?? default;
                 if (asked > LongestWait)
-                    throw new DownloadFailure($"{address}: {e.Message}, and asks for {asked.TotalMinutes:0} minutes of patience", e, (int?)(e as HttpRequestException)?.StatusCode ?? 0);
+                    throw new DownloadFailure($"{address}: {e.Message}, and asks for {asked.TotalMinutes:0} minutes of patience", e, status);
                 var pause = Pause * Math.Pow(2, failures - 1);
                 await Task.Delay(asked > pause ? asked : pause, cancel);
             }
