@@ -33,7 +33,11 @@ public static class Program
         TerminalProgress.Mode = parsed.GetValue(CommonOptions.Progress);
         try
         {
-            return await parsed.InvokeAsync(new InvocationConfiguration { EnableDefaultExceptionHandler = false });
+            return await parsed.InvokeAsync(new InvocationConfiguration
+            {
+                EnableDefaultExceptionHandler = false,
+                ProcessTerminationTimeout = TimeSpan.FromSeconds(60), // what a stopped training may take to test and write its best model
+            });
         }
         catch (Exception e) when (e is LabException or NotebookException)
         {

@@ -51,7 +51,8 @@ internal static class TrainCommand
                 parsed.GetResult(model) is { Implicit: false } || study is null ? parsed.GetValue(model)! : study.Model, parsed.GetValue(data)?.FullName,
                 DeepfakeLab.Weights.Parse(parsed.GetValue(weights)!), Given(parsed, size) ?? study?.Size ?? parsed.GetValue(size), chosen, study,
                 parsed.GetValue(seed), parsed.GetValue(folds), parsed.GetValue(seeds) ?? [], parsed.GetValue(output)!.FullName, parsed.GetValue(resume), parsed.GetValue(strict));
-            return Task.FromResult(settings.Folds > 0 || settings.Seeds.Length > 0 ? Repeat(settings, cancellation) : Once(settings, cancellation));
+            // On another thread, as System.CommandLine begins to listen for Ctrl-C only when the action has given its task back.
+            return Task.Run(() => settings.Folds > 0 || settings.Seeds.Length > 0 ? Repeat(settings, cancellation) : Once(settings, cancellation), CancellationToken.None);
         });
         return command;
     }
@@ -60,7 +61,7 @@ internal static class TrainCommand
 
     internal static Option<string> Weights() => new("--weights")
     {
-        Description = "auto (ImageNet's where they can be had, else those that come with the library, else random ones), imagenet, embedded, none, or a .pth or .safetensors file",
+        Description = "auto (ImageNet's where they can be had, else the embedded ones), imagenet, embedded, none, or a .pth or .safetensors file",
         DefaultValueFactory = _ => "auto",
     };
 
@@ -94,10 +95,14 @@ internal static class TrainCommand
         using var model = run.Model;
         RunReport.Write(Path.Combine(settings.Out, "report.html"), run, dataset, report);
         RunFolder.Save(settings.Out, run, dataset, report);
-        File.Delete(CheckpointOf(settings));
+        if (!run.Stopped)
+            File.Delete(CheckpointOf(settings));
         CommonOptions.Print(report);
         Console.WriteLine($"written   {string.Join(", ", ((string[])[RunFolder.ModelFile, RunFolder.RecordFile, "report.html"]).Select(f => Path.GetRelativePath(Environment.CurrentDirectory, Path.Combine(settings.Out, f))))}");
-        return 0;
+        if (!run.Stopped)
+            return 0;
+        Console.Error.WriteLine($"Stopped after {run.History.Count(e => e.Phase == "fine-tune")} epochs of fine-tuning. The model is the best so far ({run.Best.Phase} epoch {run.Best.Epoch}); the same command with --resume goes on.");
+        return 1;
     }
 
     private static (TrainingRun, EvaluationReport) Train(Settings settings, FaceDataset dataset, CancellationToken cancellation)
@@ -115,8 +120,19 @@ internal static class TrainCommand
             CheckpointFile = CheckpointOf(settings),
             Resume = settings.Resume,
         };
-        var run = Trainer.Fit(model, split, settings.Recipe, options, Print, cancellation);
-        var predictions = Predictor.Predict(model, split.Test, run.Preprocessing, dataset.FakeClass, settings.Recipe.MirrorScores, cancellation);
+        TrainingRun run;
+        try
+        {
+            run = Trainer.Fit(model, split, settings.Recipe, options, Print, cancellation);
+        }
+        catch (TrainingStoppedException stopped)
+        {
+            run = stopped.Run;
+            RunFolder.Save(settings.Out, run, dataset, test: null);
+            Console.WriteLine("stopped   testing the best model so far");
+        }
+        // Not to be cancelled: whoever stops a training wants what it has come to.
+        var predictions = Predictor.Predict(model, split.Test, run.Preprocessing, dataset.FakeClass, settings.Recipe.MirrorScores, CancellationToken.None);
         return (run, EvaluationReport.From(predictions, isSample: dataset.IsSample));
     }
 

@@ -177,6 +177,102 @@ public sealed class TrainingTests : IDisposable
         Assert.Equal(File.ReadAllBytes(Path.Combine(folder["whole"], RunFolder.ModelFile)), File.ReadAllBytes(Path.Combine(folder["killed"], RunFolder.ModelFile)));
     }
 
+    [Fact]
+    public void A_command_stopped_by_Ctrl_C_leaves_its_best_model_tested_and_resumes()
+    {
+        if (OperatingSystem.IsWindows())
+            TestSupport.Skip("Windows has no signal that one process could send to another");
+        string[] arguments =
+        [
+            typeof(Cli.Program).Assembly.Location, "train", "--data", folder.Path, "--weights", "none", "--size", "32", "--epochs", "400", "--seed", "5", "--out", folder["run"],
+        ];
+        using (var process = Process.Start(new ProcessStartInfo("dotnet", arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!)
+        {
+            while (process.StandardOutput.ReadLine() is { } line && !line.StartsWith("fine-tune epoch  2", StringComparison.Ordinal))
+            {
+            }
+            Assert.Equal(0, TestSupport.Run("kill", ["-INT", process.Id.ToString(CultureInfo.InvariantCulture)]).Code);
+            process.StandardOutput.ReadToEnd();
+            var error = process.StandardError.ReadToEnd();
+            process.WaitForExit();
+            Assert.Equal(1, process.ExitCode);
+            Assert.Contains("--resume", error, StringComparison.Ordinal);
+        }
+        var record = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(Path.Combine(folder["run"], RunFolder.RecordFile)))!;
+        Assert.True((bool)record["stopped"]!);
+        Assert.Equal(FaceDataset.Open(folder.Path).Split(0.2, 0.08, 5).Test.Count, (int)record["test"]!["n"]!);
+        RunFolder.Open(folder["run"]).Model.Dispose();
+        Assert.True(File.Exists(Path.Combine(folder["run"], "checkpoint.safetensors"))); // what --resume goes on from
+    }
+
+    /// <summary>Every other fake is named as CIPLAB names them.</summary>
+    private void NameParts()
+    {
+        foreach (var (i, file) in Directory.GetFiles(folder["fake"]).Order(StringComparer.Ordinal).Index())
+            File.Move(file, Path.Combine(folder["fake"], $"mid_{i + 1}_{(i % 2 == 0 ? "1000" : "0011")}.png"));
+    }
+
+    [Fact]
+    public void Part_targets_and_made_fakes_resume_to_the_bit_and_leave_memory_flat()
+    {
+        NameParts();
+        var recipe = small with { PartsLoss = 0.5, MadeFakes = 0.4, MixUp = 0.2, AverageDecay = 0.5 };
+        var tensors = new List<long>();
+        using var whole = Fit(recipe, onEpoch: _ => tensors.Add(TensorCount())).Model;
+        Assert.Equal(tensors[^2], tensors[^1]);
+        using var plain = Fit(recipe with { PartsLoss = 0, MadeFakes = 0 }).Model;
+        Assert.Contains(whole.state_dict().Zip(plain.state_dict()), pair => !Same(pair.First.Value, pair.Second.Value));
+        Assert.Equal(plain.state_dict().Keys, whole.state_dict().Keys); // nothing of the second head is left
+        var file = folder["state.safetensors"];
+        Assert.ThrowsAny<OperationCanceledException>(() => Fit(recipe, file: file, onEpoch: e =>
+        {
+            if (e is { Phase: "fine-tune", Epoch: 3 })
+                throw new OperationCanceledException();
+        }));
+        using var resumed = Fit(recipe, file: file, resume: true).Model;
+        AssertSameWeights(whole, resumed);
+    }
+
+    [Fact]
+    public void Where_no_name_tells_of_parts_there_are_neither_part_targets_nor_made_fakes()
+    {
+        using var with = Fit(small with { PartsLoss = 0.5, MadeFakes = 0.4 }).Model;
+        using var without = Fit(small with { PartsLoss = 0, MadeFakes = 0 }).Model;
+        AssertSameWeights(without, with);
+    }
+
+    [Fact]
+    public void A_mirror_image_has_left_and_right_replaced_parts_exchanged()
+    {
+        Assert.Equal([1, 0, 0, 1], PartHead.Targets(FaceParts.LeftEye | FaceParts.Mouth, mirrored: false));
+        Assert.Equal([0, 1, 0, 1], PartHead.Targets(FaceParts.LeftEye | FaceParts.Mouth, mirrored: true));
+        Assert.Equal([0, 0, 0, 0], PartHead.Targets(FaceParts.None, mirrored: true));
+        foreach (var seed in (ulong[])[1, 2, 3, 4]) // the draw that targets ask is the one that images get
+        {
+            using var scope = NewDisposeScope();
+            var image = zeros([1, 3, 8, 8], ScalarType.Byte);
+            image[.., .., .., ..4] = 200;
+            var flips = Augmentation.None with { Flip = 0.5 };
+            Assert.Equal(flips.Mirrors(seed), flips.Apply(image, [seed])[0, 0, 0, 0].item<float>() == 0);
+        }
+    }
+
+    [Fact]
+    public void A_made_fake_differs_from_its_photo_inside_the_face_alone_and_other_images_stay()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(1);
+        var batch = randint(0, 256, [3, 3, 64, 64], ScalarType.Byte);
+        var before = batch.clone();
+        var made = MadeFakes.Apply(batch, [1], [0, 1], [9]);
+        Assert.True(Same(before, batch));
+        Assert.True(Same(made[0], batch[0]) && Same(made[2], batch[2]));
+        var changed = made[1].ne(batch[1]).any(0).to(ScalarType.Float32);
+        Assert.InRange(changed.mean().item<float>(), 0.01, 0.9);
+        Assert.Equal(0, changed[..2, ..2].sum().item<float>()); // a corner is no face
+        Assert.True(Same(made, MadeFakes.Apply(batch, [1], [0, 1], [9])));
+    }
+
     private TrainingRun Fit(Recipe recipe, long seed = 1, string? file = null, bool resume = false, Action<EpochFigures>? onEpoch = null, Action<VisionModel>? prepare = null)
     {
         LabRuntime.Seed(seed);

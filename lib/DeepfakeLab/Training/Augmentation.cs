@@ -122,6 +122,9 @@ public sealed record Augmentation
         return images.MoveToOuterDisposeScope();
     }
 
+    /// <summary>Whether <see cref="Apply"/> mirrors the image that has this seed.</summary>
+    internal bool Mirrors(ulong seed) => new Draw(seed, this).Flipped;
+
     /// <summary>Changes those images of a batch, in place, whose draw says so.</summary>
     private static void Change(Tensor images, Draw[] draws, Predicate<Draw> chosen, Func<Tensor, Draw[], Tensor> change)
     {

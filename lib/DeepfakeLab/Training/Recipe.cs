@@ -153,6 +153,19 @@ public sealed record Recipe
     /// <summary>Alpha of mixup's Beta distribution (Zhang et al., 2018); 0 mixes nothing.</summary>
     public double MixUp { get; init; }
 
+    /// <summary>
+    /// Weight of an auxiliary loss (<see cref="PartHead"/>): a second head learns which parts of the face were replaced, where file names tell
+    /// it as CIPLAB's do, and is dropped after training. 0, or a folder without such names, has none; features kept on disk
+    /// (<see cref="FeatureCopies"/>) have none either.
+    /// </summary>
+    public double PartsLoss { get; init; }
+
+    /// <summary>
+    /// Probability that a real image becomes a fake for one epoch, by a part of another face or of its own moved copy blended in
+    /// (<see cref="DeepfakeLab.MadeFakes"/>). Classes are weighted so that their balance stays. Where names tell of replaced parts, as above.
+    /// </summary>
+    public double MadeFakes { get; init; }
+
     /// <summary>Decay a step of the averaged weights that are evaluated and kept; 0 keeps the weights themselves.</summary>
     public double AverageDecay { get; init; } = 0.99;
 
@@ -221,6 +234,8 @@ public sealed record Recipe
         Require(WarmUp is >= 0 and < 1, nameof(WarmUp), WarmUp, "Use 0 to below 1");
         Require(LabelSmoothing is >= 0 and < 1, nameof(LabelSmoothing), LabelSmoothing, "Use 0 to below 1");
         Require(MixUp is >= 0 and <= 1, nameof(MixUp), MixUp, "Use 0 to 1");
+        Require(PartsLoss is >= 0 and <= 100, nameof(PartsLoss), PartsLoss, "Use 0 to 100");
+        Require(MadeFakes is >= 0 and < 1, nameof(MadeFakes), MadeFakes, "Use 0 to below 1");
         Require(AverageDecay is >= 0 and < 1, nameof(AverageDecay), AverageDecay, "Use 0 to below 1");
         Require(ClipNorm >= 0, nameof(ClipNorm), ClipNorm, "Use 0 or more");
         Require(Patience >= 0, nameof(Patience), Patience, "Use 0 or more");

@@ -87,6 +87,7 @@ public static class RunFolder
         ["device"] = LabRuntime.Device.ToString(),
         ["threads"] = LabRuntime.Threads,
         ["seed"] = run.Seed,
+        ["stopped"] = run.Stopped,
         ["model"] = new JsonObject { ["name"] = run.Model.Name, ["parameters"] = run.Model.ParameterCount, ["head"] = JsonSerializer.SerializeToNode(run.Model.HeadRecipe, json) },
         ["weights"] = new JsonObject { ["origin"] = run.Model.WeightsOrigin.Description, ["sha256"] = run.Model.WeightsOrigin.Sha256 },
         ["data"] = new JsonObject

@@ -7,7 +7,7 @@ namespace DeepfakeLab;
 
 /// <summary>The state of a training between two epochs of fine-tuning, in one safetensors file that is written whole or not at all.</summary>
 /// <remarks>
-/// It holds the model, the best model so far, the averaged weights and what the optimizer remembers. No random state is needed: every
+/// It holds the model, what learns beside it, the best model so far, the averaged weights and what the optimizer remembers. No random state is needed: every
 /// epoch draws from (seed, epoch).
 /// </remarks>
 internal sealed class TrainingCheckpoint : IDisposable
@@ -25,13 +25,17 @@ internal sealed class TrainingCheckpoint : IDisposable
     public void Dispose() => tensors.Dispose();
 
     /// <param name="file">Where it goes.</param>
+    /// <param name="beside">What learns beside the model and is dropped in the end, or null.</param>
     /// <param name="identity">What makes a training this one and no other; reading asks for the same.</param>
     public static void Write(
-        string file, string identity, IReadOnlyList<EpochFigures> history, nn.Module model, WeightCopy best, TrainingOptimizer optimizer, WeightCopy? average)
+        string file, string identity, IReadOnlyList<EpochFigures> history, nn.Module model, WeightCopy best, TrainingOptimizer optimizer, WeightCopy? average,
+        nn.Module? beside)
     {
         using var scope = NewDisposeScope();
         using var state = StateDict.Of(model);
+        using var besides = beside is null ? null : StateDict.Of(beside);
         var entries = state.Select(e => ("model." + e.Key, e.Value))
+            .Concat(besides?.Select(e => ("beside." + e.Key, e.Value)) ?? [])
             .Concat(best.Values.Select(e => ("best." + e.Key, e.Value)))
             .Concat(average?.Values.Select(e => ("average." + e.Key, e.Value)) ?? [])
             .Concat(optimizer.State().Select(e => ("optimizer." + e.Key, e.Value)));
@@ -57,10 +61,13 @@ internal sealed class TrainingCheckpoint : IDisposable
     }
 
     /// <summary>Puts the weights back and returns the best weights so far.</summary>
-    public WeightCopy RestoreTo(nn.Module model, WeightCopy? average)
+    public WeightCopy RestoreTo(nn.Module model, WeightCopy? average, nn.Module? beside)
     {
         using (var current = Part("model."))
             current.CopyTo(model);
+        if (beside is not null)
+            using (var other = Part("beside."))
+                other.CopyTo(beside);
         if (average is not null)
             foreach (var (key, value) in average.Values)
                 value.copy_(tensors["average." + key]);

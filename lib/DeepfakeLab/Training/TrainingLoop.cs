@@ -47,7 +47,7 @@ internal sealed class TrainingLoop(
         }
         catch (OperationCanceledException e) when (best is not null)
         {
-            throw new TrainingStoppedException(Finished(), e);
+            throw new TrainingStoppedException(Finished() with { Stopped = true }, e);
         }
     }
 
@@ -59,7 +59,7 @@ internal sealed class TrainingLoop(
         {
             TrainHead();
             var frozen = Freeze(recipe.Cut);
-            using var optimizer = new TrainingOptimizer(recipe, model, from, RateFactors());
+            using var optimizer = new TrainingOptimizer(recipe, model, from, RateFactors(), steps.Parts?.Layer);
             var size = Math.Min(recipe.BatchSize, split.Train.Count);
             var points = new List<(double Rate, double Loss)>();
             var progress = LabProgress.Begin("learning-rate range test", count, "batches");
@@ -175,14 +175,14 @@ internal sealed class TrainingLoop(
         {
             history.AddRange(state.History);
             best?.Dispose();
-            best = state.RestoreTo(model, average);
+            best = state.RestoreTo(model, average, steps.Parts?.Layer);
         }
         var done = history.Count(e => e.Phase == FineTunePhase);
         using var features = recipe.FeatureCopies > 0 ? new FrozenFeatures(model, recipe, options.Seed, preprocessing, training, validation, cancellation) : null;
         foreach (var stretch in Stretches().Where(s => s.LastEpoch > done))
         {
             var frozen = Freeze(stretch.Cut);
-            using var optimizer = new TrainingOptimizer(recipe, model, stretch.Rate, RateFactors());
+            using var optimizer = new TrainingOptimizer(recipe, model, stretch.Rate, RateFactors(), steps.Parts?.Layer);
             if (state is not null && done >= stretch.FirstEpoch) // in the midst of it; another stretch had another optimizer
                 state.RestoreTo(optimizer);
             FineTune(stretch, frozen, optimizer, average, features);
@@ -221,7 +221,7 @@ internal sealed class TrainingLoop(
             Record(FineTunePhase, epoch, loss / perEpoch, Score(features), optimizer, clock, null);
             plain?.CopyTo(model);
             if (options.CheckpointFile is { } file)
-                TrainingCheckpoint.Write(file, Identity(), history, model, best!, optimizer, average);
+                TrainingCheckpoint.Write(file, Identity(), history, model, best!, optimizer, average, steps.Parts?.Layer);
         }
     }
 

@@ -11,10 +11,11 @@ internal sealed class TrainingOptimizer : IDisposable
 
     /// <summary>Over those of <paramref name="part"/>'s parameters that ask for gradients.</summary>
     /// <param name="factor">A parameter's share of the rate; null for 1.</param>
-    public TrainingOptimizer(Recipe recipe, nn.Module part, double rate, Func<Parameter, double>? factor = null)
+    /// <param name="beside">A module beside the model that learns too, or null.</param>
+    public TrainingOptimizer(Recipe recipe, nn.Module part, double rate, Func<Parameter, double>? factor = null, nn.Module? beside = null)
     {
         // Weight decay is for the weights of layers; biases and batch norm's scale and shift go without, as is usual.
-        var groups = part.parameters().Where(p => p.requires_grad)
+        var groups = part.parameters().Concat(beside?.parameters() ?? []).Where(p => p.requires_grad)
             .GroupBy(p => (Factor: factor?.Invoke(p) ?? 1, Decays: p.dim() > 1))
             .OrderByDescending(g => g.Key.Factor).ThenByDescending(g => g.Key.Decays)
             .Select(g => (g.Key.Factor, Decay: g.Key.Decays ? recipe.WeightDecay : 0, Parameters: g.ToList())).ToList();

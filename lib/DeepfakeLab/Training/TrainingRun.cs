@@ -15,7 +15,11 @@ public sealed record EpochFigures(
 
 /// <summary>A finished training: the model as it was after its best epoch, and how it came there.</summary>
 public sealed record TrainingRun(
-    VisionModel Model, Recipe Recipe, DataSplit Split, Preprocessing Preprocessing, long Seed, IReadOnlyList<EpochFigures> History, EpochFigures Best);
+    VisionModel Model, Recipe Recipe, DataSplit Split, Preprocessing Preprocessing, long Seed, IReadOnlyList<EpochFigures> History, EpochFigures Best)
+{
+    /// <summary>Whether it was cancelled before its end; the model is then the best one until then.</summary>
+    public bool Stopped { get; init; }
+}
 
 /// <summary>A training was cancelled. Its model holds the best weights so far and is in eval mode.</summary>
 public sealed class TrainingStoppedException(TrainingRun run, OperationCanceledException cause)

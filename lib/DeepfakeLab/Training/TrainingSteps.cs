@@ -14,7 +14,9 @@ internal sealed class TrainingSteps : IDisposable
     private readonly ImageStore images;
     private readonly CancellationToken cancellation;
     private readonly long[] labels;
-    private readonly Tensor? classWeights;
+    private readonly Tensor? classWeights, weightsWithMade;
+    private readonly int fakeClass; // -1 where no name tells of replaced parts
+    private readonly bool makesFakes;
 
     public TrainingSteps(
         VisionModel model, Recipe recipe, FitOptions options, DataSplit split, Preprocessing preprocessing, ImageStore images, CancellationToken cancellation)
@@ -22,18 +24,37 @@ internal sealed class TrainingSteps : IDisposable
         (this.model, this.recipe, seed, this.split, this.preprocessing) = (model, recipe, options.Seed, split, preprocessing);
         (this.images, this.cancellation) = (images, cancellation);
         labels = [.. split.Train.Select(i => (long)i.Label)];
-        if (recipe.ClassWeights is null && !recipe.BalanceClasses)
-            return;
-        var each = recipe.ClassWeights?.ToArray() ?? [.. Enumerable.Repeat(1.0, model.Classes)];
+        fakeClass = split.Train.FirstOrDefault(i => i.Replaced != FaceParts.None)?.Label ?? -1;
+        if (recipe.PartsLoss > 0 && recipe.FeatureCopies == 0 && fakeClass >= 0)
+            Parts = new PartHead(model.FeatureCount);
+        makesFakes = recipe.MadeFakes > 0 && recipe.FeatureCopies == 0 && fakeClass >= 0;
+        double[]? each = recipe.ClassWeights?.ToArray() ?? (recipe.BalanceClasses ? [.. Enumerable.Repeat(1.0, model.Classes)] : null);
         if (recipe.BalanceClasses)
-            each = [.. each.Select((w, c) => w * labels.Length / (model.Classes * Math.Max(1.0, labels.Count(l => l == c))))];
-        classWeights = tensor(each.Select(w => (float)w).ToArray(), device: LabRuntime.Device).DetachFromDisposeScope();
+            each = [.. each!.Select((w, c) => w * labels.Length / (model.Classes * Math.Max(1.0, labels.Count(l => l == c))))];
+        classWeights = Weights(each);
+        if (!makesFakes)
+            return;
+        // With fakes made there are more of these and fewer others: weighted back to the balance that the images have.
+        double fakes = labels.Count(l => l == fakeClass), others = labels.Length - fakes;
+        weightsWithMade = Weights([.. (each ?? [.. Enumerable.Repeat(1.0, model.Classes)])
+            .Select((w, c) => c == fakeClass ? w * fakes / (fakes + others * recipe.MadeFakes) : w / (1 - recipe.MadeFakes))]);
+
+        static Tensor? Weights(double[]? each) =>
+            each is null ? null : tensor(each.Select(w => (float)w).ToArray(), device: LabRuntime.Device).DetachFromDisposeScope();
     }
 
     /// <summary>The parameters that learn at the moment: what penalties are on.</summary>
     public IReadOnlyList<Parameter> Learning { get; set; } = [];
 
-    public void Dispose() => classWeights?.Dispose();
+    /// <summary>The auxiliary head; null where the recipe or the images have none.</summary>
+    public PartHead? Parts { get; }
+
+    public void Dispose()
+    {
+        classWeights?.Dispose();
+        weightsWithMade?.Dispose();
+        Parts?.Dispose();
+    }
 
     /// <summary>The training labels, so many times over.</summary>
     public Tensor TrainLabels(int copies) => tensor(labels, device: LabRuntime.Device).repeat(copies);
@@ -54,27 +75,38 @@ internal sealed class TrainingSteps : IDisposable
         if (next is { Length: > 0 })
             images.Prepare(next, cancellation);
         var seeds = indices.Select(i => SeededRandom.Combine(seed, epoch, i)).ToArray();
-        var (input, targets) = Mix(preprocessing.Normalize(recipe.Augmentation.Apply(pixels, seeds)), indices, epoch, batch);
-        return Step(optimizer, () => model.call(TensorLayout.ChannelsLast(input)), targets, () => Name(indices, epoch, batch), part);
+        var made = makesFakes ? Make(ref pixels, indices, epoch) : [];
+        var (input, mixed, (partner, share)) = Mix(preprocessing.Normalize(recipe.Augmentation.Apply(pixels, seeds)), Targets(indices, made), indices.Length, epoch, batch);
+        if (Parts is null)
+            return Step(optimizer, () => model.call(TensorLayout.ChannelsLast(input)), mixed, () => Name(indices, epoch, batch), part, weights: weightsWithMade);
+        var parts = tensor(indices.SelectMany((i, at) => PartHead.Targets(split.Train[i].Replaced, recipe.Augmentation.Mirrors(seeds[at]))).ToArray(), [indices.Length, 4], device: LabRuntime.Device);
+        var known = tensor(indices.Select((_, at) => made.Contains(at) ? 0f : 1f).ToArray(), [indices.Length, 1], device: LabRuntime.Device);
+        if (partner is not null)
+            (parts, known) = (parts.lerp(parts.index_select(0, partner), 1 - share), minimum(known, known.index_select(0, partner)));
+        Tensor? features = null;
+        return Step(optimizer, () => model.Head.call(features = model.Features(TensorLayout.ChannelsLast(input))), mixed, () => Name(indices, epoch, batch), part,
+            () => recipe.PartsLoss * Parts.Loss(features!, parts, known), weightsWithMade);
     }
 
     /// <summary>What the frozen layers made of the images, through the rest of the model. Returns the loss.</summary>
     public double OnFeatures(TrainingOptimizer optimizer, FrozenFeatures features, int[] indices, int epoch, int batch, (int, bool, bool) part)
     {
-        var (input, targets) = Mix(features.Batch(indices, epoch), indices, epoch, batch);
+        var (input, targets, _) = Mix(features.Batch(indices, epoch), Targets(indices, []), indices.Length, epoch, batch);
         return Step(optimizer, () => model.ForwardFrom(input.dim() == 4 ? TensorLayout.ChannelsLast(input) : input, recipe.Cut!), targets,
             () => Name(indices, epoch, batch), part);
     }
 
     /// <param name="part">How many batches make one step together, and whether this is the first or the last of them.</param>
-    public double Step(TrainingOptimizer optimizer, Func<Tensor> forward, Tensor targets, Func<string> batchName, (int Batches, bool First, bool Last) part)
+    public double Step(TrainingOptimizer optimizer, Func<Tensor> forward, Tensor targets, Func<string> batchName, (int Batches, bool First, bool Last) part, Func<Tensor>? auxiliary = null, Tensor? weights = null)
     {
         if (part.First)
             optimizer.Forget();
-        var loss = nn.functional.cross_entropy(forward(), targets, weight: classWeights, label_smoothing: recipe.LabelSmoothing);
+        var loss = nn.functional.cross_entropy(forward(), targets, weight: weights ?? classWeights, label_smoothing: recipe.LabelSmoothing);
         var value = loss.to(ScalarType.Float64).item<double>();
         if (!double.IsFinite(value))
             throw new TrainingException("The loss is no longer a number", batchName(), "Lower the learning rate, or look at these images");
+        if (auxiliary is not null)
+            loss += auxiliary();
         if (recipe.L1 > 0)
             loss += recipe.L1 * stack(Learning.Select(p => p.abs().sum())).sum();
         if (recipe.L2 > 0)
@@ -85,24 +117,40 @@ internal sealed class TrainingSteps : IDisposable
         if (!part.Last)
             return value;
         if (recipe.ClipNorm > 0)
-            nn.utils.clip_grad_norm_(model.parameters().Where(p => p.requires_grad), recipe.ClipNorm);
+            nn.utils.clip_grad_norm_(model.parameters().Concat(Parts?.Layer.parameters() ?? []).Where(p => p.requires_grad), recipe.ClipNorm);
         optimizer.Step();
         return value;
     }
 
-    /// <summary>One-hot targets; with mixup, inputs and targets as weighted means of two.</summary>
-    private (Tensor Input, Tensor Targets) Mix(Tensor input, int[] indices, int epoch, int batch)
+    /// <summary>Makes fakes of some real images of the batch, drawn for (seed, epoch, image). Returns their places in the batch.</summary>
+    private int[] Make(ref Tensor pixels, int[] indices, int epoch)
     {
-        using var own = tensor(indices.Select(i => labels[i]).ToArray(), device: LabRuntime.Device);
-        var targets = nn.functional.one_hot(own, model.Classes).to(ScalarType.Float32);
+        int[] real = [.. Enumerable.Range(0, indices.Length).Where(at => labels[indices[at]] != fakeClass)];
+        ulong Drawn(int at) => SeededRandom.Combine(seed, 7, epoch, indices[at]);
+        int[] made = [.. real.Where(at => new SeededRandom(Drawn(at)).NextDouble() < recipe.MadeFakes)];
+        if (made.Length > 0)
+            pixels = MadeFakes.Apply(pixels, made, real, [.. made.Select(at => SeededRandom.Combine((long)Drawn(at), 1))]);
+        return made;
+    }
+
+    /// <summary>One-hot targets [N, classes].</summary>
+    private Tensor Targets(int[] indices, int[] made)
+    {
+        using var own = tensor(indices.Select((i, at) => made.Contains(at) ? fakeClass : labels[i]).ToArray(), device: LabRuntime.Device);
+        return nn.functional.one_hot(own, model.Classes).to(ScalarType.Float32);
+    }
+
+    /// <summary>With mixup, inputs and targets as weighted means of two; and with which image each was mixed, and its own share.</summary>
+    private (Tensor Input, Tensor Targets, (Tensor? Partner, double Share)) Mix(Tensor input, Tensor targets, int count, int epoch, int batch)
+    {
         if (recipe.MixUp == 0)
-            return (input, targets);
+            return (input, targets, (null, 1));
         var random = new SeededRandom(SeededRandom.Combine(seed, 4, epoch, batch));
-        var order = Enumerable.Range(0, indices.Length).Select(i => (long)i).ToArray();
+        var order = Enumerable.Range(0, count).Select(i => (long)i).ToArray();
         random.Shuffle<long>(order);
-        using var partner = tensor(order, device: LabRuntime.Device);
+        var partner = tensor(order, device: LabRuntime.Device);
         var share = random.NextBeta(recipe.MixUp);
-        return (input.lerp(input.index_select(0, partner), 1 - share), targets.lerp(targets.index_select(0, partner), 1 - share));
+        return (input.lerp(input.index_select(0, partner), 1 - share), targets.lerp(targets.index_select(0, partner), 1 - share), (partner, share));
     }
 
     private string Name(int[] indices, int epoch, int batch) => $"epoch {epoch}, batch {batch + 1}: {string.Join(", ", indices.Select(i => split.Train[i].Name))}";
