@@ -61,7 +61,7 @@ internal static class TrainCommand
 
     internal static Option<string> Weights() => new("--weights")
     {
-        Description = "auto (ImageNet's where they can be had, else the embedded ones), imagenet, embedded, none, or a .pth or .safetensors file",
+        Description = "auto (ImageNet's where they can be had, else those that come with the library, else random ones), imagenet, embedded, none, or a .pth or .safetensors file",
         DefaultValueFactory = _ => "auto",
     };
 

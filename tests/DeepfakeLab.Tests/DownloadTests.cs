@@ -245,6 +245,41 @@ public sealed class DownloadTests : IDisposable
         }
     }
 
+    [Fact]
+    public void Auto_takes_what_comes_with_the_library_and_else_says_that_it_starts_from_nothing()
+    {
+        using var _ = new Variables(("TORCH_HOME", folder.Path), ("DEEPFAKELAB_WEIGHTS", null), ("DEEPFAKELAB_OFFLINE", "1"));
+        using var packaged = Models.ResNet18(Weights.Auto);
+        Assert.Contains("trained with CNTK", packaged.WeightsOrigin.Description);
+        Assert.Contains("DEEPFAKELAB_OFFLINE is set", packaged.WeightsOrigin.Description);
+        using var random = Models.MobileNetV3Small(Weights.Auto);
+        Assert.StartsWith("random initialisation: ImageNet's are not in the cache, and DEEPFAKELAB_OFFLINE is set", random.WeightsOrigin.Description);
+        Assert.Contains("training from scratch", random.WeightsOrigin.Description);
+        Assert.Null(random.WeightsOrigin.Sha256);
+        Assert.Contains("mobilenet_v3_small", Assert.Throws<WeightsException>(() => Models.MobileNetV3Small(Weights.Embedded)).Message);
+    }
+
+    [Fact]
+    public void DEEPFAKELAB_WEIGHTS_names_a_file_or_a_folder_with_a_file_a_model()
+    {
+        using (var small = Models.MobileNetV3Small())
+        using (var state = StateDict.Of(small))
+        {
+            Checkpoint.Write(folder["mobilenet_v3_small-mine.pth"], state);
+            Checkpoint.Write(folder["mobilenet_v3_large.safetensors"], state); // of another model
+        }
+        using var _ = new Variables(("TORCH_HOME", folder["torch"]), ("DEEPFAKELAB_WEIGHTS", folder.Path), ("DEEPFAKELAB_OFFLINE", "1"));
+        using (var model = Models.MobileNetV3Small(Weights.Auto))
+            Assert.Equal(folder["mobilenet_v3_small-mine.pth"], model.WeightsOrigin.Path);
+        using (var model = Models.MnasNet0_5(Weights.Auto))
+            Assert.Contains($"the folder {folder.Path} has no file for mnasnet0_5", model.WeightsOrigin.Description);
+        var error = Assert.Throws<WeightsException>(() => Models.MobileNetV3Large(Weights.Auto));
+        Assert.Contains("weights that mobilenet_v3_large cannot take", error.Message);
+        Assert.Equal(folder["mobilenet_v3_large.safetensors"], error.Subject);
+        File.WriteAllText(folder["mobilenet_v3_small.pt"], "");
+        Assert.Contains("several files for mobilenet_v3_small", Assert.Throws<WeightsException>(() => Models.MobileNetV3Small(Weights.Auto)).Message);
+    }
+
     /// <summary>Environment variables for the time of a test.</summary>
     private sealed class Variables : IDisposable
     {

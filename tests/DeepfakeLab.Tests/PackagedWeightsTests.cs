@@ -1,0 +1,107 @@
+using System.Globalization;
+using Microsoft.ML.OnnxRuntime;
+using Microsoft.ML.OnnxRuntime.Tensors;
+using TorchSharp;
+using static TorchSharp.torch;
+using Tensor = TorchSharp.torch.Tensor;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>ResNet-18's ImageNet weights from the NuGet package, beside the package's own files in ONNX Runtime.</summary>
+public sealed class PackagedWeightsTests(ITestOutputHelper console)
+{
+    [Fact]
+    public void ResNet18_gives_the_features_that_the_packages_file_gives()
+    {
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        using var model = Models.ResNet18(Weights.Embedded);
+        model.eval();
+        Assert.Contains("CNTK", model.WeightsOrigin.Description);
+        Assert.Contains("fc is random", model.WeightsOrigin.Description);
+        Assert.Equal(PackagedWeights.Sha256, model.WeightsOrigin.Sha256);
+        using var file = PackagedWeights.Read(File.ReadAllBytes(PackagedWeights.Path), "the package");
+        Assert.Equal(22 * 5, file.Count);
+        using var network = new InferenceSession(PackagedWeights.Path);
+        using var published = new InferenceSession(Path.Combine(AppContext.BaseDirectory, "resnet18-preprocess-cntk.onnx"));
+        foreach (var seed in (int[])[1, 2])
+        {
+            var face = Preprocessing.ToTensor(FacePainter.Paint(FaceTraits.Random(seed), 224)).unsqueeze(0);
+            var h = model.ForwardUntil(model.Preprocessing.Normalize(face), "layer4");
+            foreach (var layer in model.StageLayers("layer4"))
+                h = layer.call(h);
+            var features = ExtraBlock(h, file).mean([2, 3]);
+            var centred = face.to(float32) - tensor(Preprocessing.ImageNet.Mean.ToArray()).view(1, 3, 1, 1) * 255;
+            var same = Run(network, centred.flip(1));
+            var error = ((features - same).abs().max() / same.abs().max()).item<float>();
+            var whole = Run(network, Run(published, face.to(float32)).view(1, 3, 224, 224)); // with the mean image, which ImageNet's mean colour stands for here
+            var alike = nn.functional.cosine_similarity(features, whole, 1, 1e-8).item<float>();
+            console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"face {seed}: off by {error:e2}; cosine with the published preprocessing {alike:f4}"));
+            Assert.InRange(error, 0, 1e-4f);
+            Assert.InRange(alike, 0.98f, 1.0001f);
+        }
+    }
+
+    [Fact]
+    public void A_new_head_and_other_class_counts_keep_the_features()
+    {
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        using var model = Models.ResNet18(Weights.Parse("package"), classes: 7);
+        using var other = Models.ResNet18(Weights.Embedded).WithHead(2);
+        var x = randn(1, 3, 64, 64);
+        model.eval();
+        other.eval();
+        Assert.Equal([1L, 7], model.call(x).shape);
+        Assert.True(model.Features(x).allclose(other.Features(x)));
+    }
+
+    [Fact]
+    public void Damaged_ONNX_files_end_in_bad_content_and_nothing_else()
+    {
+        LabRuntime.Start();
+        using var graph = new OnnxGraph();
+        using var weight = ones(2, 3, 1, 1);
+        graph.Input("x", ScalarType.Float32, "n", 3, 4, 4);
+        graph.AddNamed("y", "Conv", ["x", graph.Constant("w", weight)], ("kernel_shape", new long[] { 1, 1 }));
+        graph.Output("y", ScalarType.Float32, "n", 2, 4, 4);
+        var stream = new MemoryStream();
+        graph.ToModel("m", "", new Dictionary<string, string>()).WriteTo(stream);
+        var file = stream.ToArray();
+        using (var read = new OnnxWeights(file)["w"])
+            Assert.True(read.Equals(weight));
+        var (random, refused) = (new Random(7), 0);
+        for (var i = 0; i < 20_000; i++)
+        {
+            var bytes = file[..(i % 3 == 0 ? random.Next(file.Length) : file.Length)];
+            for (var flips = random.Next(4); flips > 0 && bytes.Length > 0; flips--)
+                bytes[random.Next(bytes.Length)] = (byte)random.Next(256);
+            try
+            {
+                new OnnxWeights(bytes)["w"].Dispose();
+            }
+            catch (Exception e)
+            {
+                Assert.True(RawTensors.IsBadContent(e), e.ToString());
+                refused++;
+            }
+        }
+        Assert.InRange(refused, 5_000, 19_999);
+    }
+
+    /// <summary>The package's third block of layer4, which is left out of resnet18, written out.</summary>
+    private static Tensor ExtraBlock(Tensor x, StateDict file)
+    {
+        Tensor Of(string name) => file[PackagedWeights.ExtraBlock + name];
+        Tensor Step(Tensor h, int i) => nn.functional.batch_norm(nn.functional.conv2d(h, Of($"conv{i}.weight"), padding: [1, 1]),
+            Of($"bn{i}.running_mean"), Of($"bn{i}.running_var"), Of($"bn{i}.weight"), Of($"bn{i}.bias"), eps: 1e-5);
+        return (Step(Step(x, 1).relu(), 2) + x).relu();
+    }
+
+    private static Tensor Run(InferenceSession session, Tensor x)
+    {
+        var values = new DenseTensor<float>(x.contiguous().data<float>().ToArray(), [.. x.shape.Select(n => (int)n)]);
+        using var results = session.Run([NamedOnnxValue.CreateFromTensor(session.InputMetadata.Keys.Single(), values)]);
+        return tensor(results.Single().AsTensor<float>().ToArray()).unsqueeze(0);
+    }
+}
