@@ -92,11 +92,11 @@ internal static class HtmlTable
     {
         try
         {
-            return property.GetValue(owner);
+            return property.GetValue(owner, BindingFlags.DoNotWrapExceptions, null, null, null);
         }
-        catch (TargetInvocationException e)
+        catch (Exception e) when (CellContext.Current?.Cancellation.IsCancellationRequested is not true) // an interrupt ends the whole display
         {
-            return $"({e.InnerException?.GetType().Name}: {e.InnerException?.Message})";
+            return $"({e.GetType().Name}: {e.Message})";
         }
     }
 

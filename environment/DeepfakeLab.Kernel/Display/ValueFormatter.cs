@@ -17,6 +17,8 @@ public static class ValueFormatter
     private static readonly ConcurrentDictionary<Type, List<Func<object, MimeBundle, bool>>> known = new();
 
     /// <summary>The value in every form it has; only these forms where <paramref name="mimeTypes"/> are given.</summary>
+    /// <remarks>This runs the value's own code, so it throws whatever that throws.</remarks>
+    /// <exception cref="NotebookException">The value offers JSON that is none.</exception>
     public static MimeBundle Format(object? value, IReadOnlyList<string>? mimeTypes = null)
     {
         var bundle = FormatAll(value);
@@ -27,6 +29,10 @@ public static class ValueFormatter
             if (bundle.Count == 0)
                 bundle[mimeTypes[0]] = PlainText(value); // display("<b>x</b>", "text/html")
         }
+        foreach (var (mimeType, content) in bundle)
+            if (MimeBundle.IsJson(mimeType) && NotebookJson.Fault(content) is { } fault)
+                throw new NotebookException($"What a {HtmlTable.TypeName(value?.GetType() ?? typeof(object))} offers as {mimeType} is not JSON",
+                    fault, "Let it return JSON text, or show the value as another type, such as display(x, \"text/plain\")");
         return bundle;
     }
 
@@ -109,13 +115,15 @@ public static class ValueFormatter
             if (Method(type, name, returns) is { } method)
                 formatters.Add((value, into) =>
                 {
-                    into[mimeType] = Call(method, value) switch { byte[] bytes => Convert.ToBase64String(bytes), var text => $"{text}" };
+                    if (Call(method, value) is { } made) // null: this value has no such form
+                        into[mimeType] = made is byte[] bytes ? Convert.ToBase64String(bytes) : $"{made}";
                     return false;
                 });
         if (formatters.Count == 0 && Method(type, "ToSvg", typeof(string)) is { } svg)
             formatters.Add((value, into) =>
             {
-                into[MimeBundle.Svg] = (string)Call(svg, value)!;
+                if (Call(svg, value) is string text)
+                    into[MimeBundle.Svg] = text;
                 return true;
             });
         return formatters;

@@ -147,6 +147,20 @@ internal static class NotebookJson
         return json;
     }
 
+    /// <summary>What keeps this text from being JSON; null when nothing does.</summary>
+    public static string? Fault(string text)
+    {
+        try
+        {
+            using var parsed = JsonDocument.Parse(text, strict);
+            return null;
+        }
+        catch (Exception e) when (e is JsonException or ArgumentException)
+        {
+            return e.Message.TrimEnd('.');
+        }
+    }
+
     private static JsonArray Lines(string text)
     {
         var lines = new JsonArray();

@@ -96,6 +96,10 @@ public sealed class CSharpSession : IDisposable
         {
             error = new ErrorOutput(nameof(NotebookException), e.Message, [e.Message]);
         }
+        catch (Exception e) // such as the compiler's own, at code nested thousands deep: whatever a cell does, the session goes on
+        {
+            error = CellErrors.Runtime(e, SourceText.From(code), name);
+        }
         finally
         {
             CellContext.Current = outer;
@@ -217,8 +221,14 @@ public sealed class CSharpSession : IDisposable
         if (submissions.Length < compiled + 3)
             Array.Resize(ref submissions, submissions.Length * 2);
         var states = submissions;
+        var shows = EndsInExpression(original);
 
-        var outcome = await executor.RunAsync(() => factory(states), context);
+        // The value is made ready for showing there as well: that may run code of the cell, which may fail, wait or never end.
+        var outcome = await executor.RunAsync(async () =>
+        {
+            var value = await factory(states);
+            return shows ? ValueFormatter.Format(value) : null;
+        }, context);
         if (outcome.Abandoned)
         {
             executor = new CellExecutor(); // the old thread is still busy; what the cell declared goes with it
@@ -231,8 +241,8 @@ public sealed class CSharpSession : IDisposable
             throw new CellFailedException(CellErrors.Interrupted(stillRunning: false));
         if (outcome.Error is { } error)
             throw new CellFailedException(CellErrors.Runtime(error, source, name));
-        if (EndsInExpression(original))
-            context.Show(new ResultOutput(ValueFormatter.Format(outcome.Value)));
+        if (outcome.Result is { } result)
+            context.Show(new ResultOutput(result));
     }
 
     private CSharpCompilation Compile(SyntaxTree tree) => CSharpCompilation.CreateScriptCompilation(

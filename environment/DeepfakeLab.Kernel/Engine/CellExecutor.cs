@@ -2,8 +2,8 @@ using System.Collections.Concurrent;
 
 namespace DeepfakeLab.Notebooks;
 
-/// <summary>How a cell's code ended. <paramref name="Abandoned"/>: it did not stop when it was told to.</summary>
-internal sealed record CellOutcome(object? Value, Exception? Error, bool Abandoned);
+/// <summary>How a cell's code ended. <paramref name="Result"/>: what its last expression shows. <paramref name="Abandoned"/>: it did not stop when it was told to.</summary>
+internal sealed record CellOutcome(MimeBundle? Result, Exception? Error, bool Abandoned);
 
 /// <summary>The thread that cells run on: one for all, because torch keeps settings and worker threads for each calling thread.</summary>
 /// <remarks>
@@ -25,7 +25,7 @@ internal sealed class CellExecutor : IDisposable
         thread.Start();
     }
 
-    public async Task<CellOutcome> RunAsync(Func<Task<object>> cell, CellContext context)
+    public async Task<CellOutcome> RunAsync(Func<Task<MimeBundle?>> cell, CellContext context)
     {
         var finished = new TaskCompletionSource<CellOutcome>(TaskCreationOptions.RunContinuationsAsynchronously);
         var waking = 0; // 1 while the thread may be interrupted
@@ -88,9 +88,9 @@ internal sealed class CellExecutor : IDisposable
     /// <summary>The library's <c>LabProgress.CancellationKey</c>; the two meet by this name only.</summary>
     private const string CancellationKey = "DeepfakeLab.Cancellation";
 
-    private static void Execute(Func<Task<object>> cell, TaskCompletionSource<CellOutcome> finished)
+    private static void Execute(Func<Task<MimeBundle?>> cell, TaskCompletionSource<CellOutcome> finished)
     {
-        Task<object>? running = null;
+        Task<MimeBundle?>? running = null;
         Exception? failure = null;
         try
         {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
@@ -18,12 +19,17 @@ public static class CellInterrupt
             CellContext.Current?.Cancellation.ThrowIfCancellationRequested();
     }
 
-    /// <summary>The same for a body that is an expression: <c>x => f(x)</c> becomes <c>x => Check(f(x))</c>.</summary>
-    public static T Check<T>(T value)
+    /// <summary>Called at the head of each function: a recursion without end becomes an error of its cell, and not the end of the process.</summary>
+    /// <exception cref="InsufficientExecutionStackException">Too little of the stack is left.</exception>
+    public static bool Enter()
     {
         Check();
-        return value;
+        RuntimeHelpers.EnsureSufficientExecutionStack();
+        return true;
     }
+
+    /// <summary>The same for a body that is an expression: <c>x => f(x)</c> becomes <c>x => Then(Enter(), f(x))</c>.</summary>
+    public static T Then<T>(bool entered, T value) => value;
 
     /// <summary>What cell code awaits: the wait ends when the cell is interrupted, even if the task does not.</summary>
     public static Task Wait(Task task) => task.WaitAsync(CellContext.Current?.Cancellation ?? default);
@@ -50,7 +56,8 @@ public static class CellInterrupt
 
     private sealed class Walker(Lazy<SemanticModel> model) : CSharpSyntaxWalker
     {
-        private const string Type = "global::DeepfakeLab.Notebooks.CellInterrupt.", Function = Type + "Check(", Call = Function + ");";
+        private const string Type = "global::DeepfakeLab.Notebooks.CellInterrupt.", Call = Type + "Check();", EnterCall = Type + "Enter();",
+            Then = Type + "Then(" + Type + "Enter(),";
 
         public List<(int Position, string Text)> Insertions { get; } = [];
 
@@ -74,6 +81,21 @@ public static class CellInterrupt
         public override void VisitLocalFunctionStatement(LocalFunctionStatementSyntax node)
         {
             Around(node.ExpressionBody?.Expression, () => base.VisitLocalFunctionStatement(node));
+            Enter(node.Body);
+        }
+
+        public override void VisitConstructorDeclaration(ConstructorDeclarationSyntax node)
+        {
+            base.VisitConstructorDeclaration(node);
+            Enter(node.Body);
+        }
+
+        public override void VisitPropertyDeclaration(PropertyDeclarationSyntax node) =>
+            Around(node.ExpressionBody?.Expression, () => base.VisitPropertyDeclaration(node));
+
+        public override void VisitAccessorDeclaration(AccessorDeclarationSyntax node)
+        {
+            Around(node.ExpressionBody?.Expression, () => base.VisitAccessorDeclaration(node));
             Enter(node.Body);
         }
 
@@ -109,7 +131,7 @@ public static class CellInterrupt
         {
             if (body is BlockSyntax block)
             {
-                Enter(block);
+                Enter(block, Call);
                 visit(node);
                 return;
             }
@@ -127,7 +149,7 @@ public static class CellInterrupt
         {
             var wraps = body is not null and not (RefExpressionSyntax or ThrowExpressionSyntax) && Wraps(body);
             if (wraps)
-                Insertions.Add((body!.SpanStart, Function));
+                Insertions.Add((body!.SpanStart, Then));
             visit();
             if (wraps)
                 Insertions.Add((body!.Span.End, ")"));
@@ -141,10 +163,10 @@ public static class CellInterrupt
                 && !model.Value.GetConstantValue(body).HasValue;
         }
 
-        private void Enter(BlockSyntax? block)
+        private void Enter(BlockSyntax? block, string call = EnterCall)
         {
             if (block is { OpenBraceToken.IsMissing: false })
-                Insertions.Add((block.OpenBraceToken.Span.End, Call));
+                Insertions.Add((block.OpenBraceToken.Span.End, call));
         }
     }
 }

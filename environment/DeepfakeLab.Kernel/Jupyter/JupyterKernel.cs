@@ -119,11 +119,17 @@ public sealed class JupyterKernel : IDisposable
             {
                 await Handle(work.Channel, message);
             }
-            catch (Exception e) when (e is InvalidOperationException or FormatException or ArgumentException or OverflowException)
+            catch (Exception e)
             {
-                // A content of the wrong shape, signed though it was: say so, as every request has a reply.
+                // Mostly a content of the wrong shape, signed though it was. Every request has a reply, and one that fails must not end this loop.
                 if (message.Type.EndsWith("_request", StringComparison.Ordinal))
-                    sockets.Reply(work.Channel, message.Type.Replace("_request", "_reply", StringComparison.Ordinal), Error("ProtocolError", e.Message), message);
+                {
+                    var wrongShape = e is InvalidOperationException or FormatException or ArgumentException or OverflowException;
+                    var reply = Error(wrongShape ? "ProtocolError" : e.GetType().Name, e.Message);
+                    if (message.Type == "execute_request")
+                        reply["execution_count"] = executionCount;
+                    sockets.Reply(work.Channel, message.Type.Replace("_request", "_reply", StringComparison.Ordinal), reply, message);
+                }
             }
             Status("idle", message);
         }
@@ -183,14 +189,23 @@ public sealed class JupyterKernel : IDisposable
             sockets.Publish("execute_input", new() { ["code"] = code, ["execution_count"] = count }, message);
 
         CellResult result;
+        JsonObject? expressions = null;
         using (var cancellation = new CancellationTokenSource())
         {
             var publisher = new OutputPublisher(sockets, message, count, silent);
             Volatile.Write(ref running, cancellation);
-            result = await cells.RunAsync(code, $"cell {count}", publisher.Show, cancellation.Token);
-            Volatile.Write(ref running, null);
-            progress.EndCell(publisher.Show);
-            publisher.Flush();
+            try
+            {
+                result = await cells.RunAsync(code, $"cell {count}", publisher.Show, cancellation.Token);
+                progress.EndCell(publisher.Show);
+                publisher.Flush();
+                if (result.Succeeded)
+                    expressions = await UserExpressions(message.Content["user_expressions"] as JsonObject, cancellation.Token);
+            }
+            finally
+            {
+                Volatile.Write(ref running, null);
+            }
         }
 
         JsonObject reply;
@@ -206,20 +221,21 @@ public sealed class JupyterKernel : IDisposable
         else
         {
             reply = Ok();
-            reply["user_expressions"] = await UserExpressions(message.Content["user_expressions"] as JsonObject);
+            reply["user_expressions"] = expressions;
             reply["payload"] = new JsonArray();
         }
         reply["execution_count"] = count;
         sockets.Reply(channel, "execute_reply", reply, message);
     }
 
-    private async Task<JsonObject> UserExpressions(JsonObject? expressions)
+    /// <summary>What a front end wants to know after a cell; an interrupt of the cell ends these as well.</summary>
+    private async Task<JsonObject> UserExpressions(JsonObject? expressions, CancellationToken cancellation)
     {
         var values = new JsonObject();
         foreach (var (name, expression) in expressions ?? [])
         {
             ResultOutput? shown = null;
-            var result = await cells.RunAsync(expression?.ToString() ?? "", "expression", o => shown = o as ResultOutput ?? shown);
+            var result = await cells.RunAsync(expression?.ToString() ?? "", "expression", o => shown = o as ResultOutput ?? shown, cancellation);
             values[name] = result.Error is { } error ? Error(error.Name, error.Message, error.Traceback) : new JsonObject
             {
                 ["status"] = "ok",

@@ -25,11 +25,12 @@ public static class PaintedPretraining
     public static IReadOnlyList<(string Attribute, int Classes, double Accuracy)> Run(
         string model, int images, int size, double learningRate, long seed, string file, CancellationToken cancellation = default)
     {
+        using var linked = CancellationTokenSource.CreateLinkedTokenSource(cancellation, LabProgress.Interrupt);
         LabRuntime.Seed(seed);
         using var network = Models.Create(model, Weights.None, FaceTraits.Heads.Sum(h => h.Classes));
         network.to(LabRuntime.Device);
-        Train(network, images, size, learningRate, seed, cancellation);
-        var accuracy = Test(network, size, seed, cancellation);
+        Train(network, images, size, learningRate, seed, linked.Token);
+        var accuracy = Test(network, size, seed, linked.Token);
         using (NewDisposeScope())
         using (var state = StateDict.Of(network))
             SafeTensors.Write(file, state.Select(e => (e.Key, e.Value.is_floating_point() ? e.Value.to(ScalarType.Float16) : e.Value)),

@@ -95,6 +95,53 @@ public class SessionTests
         Assert.Equal("0", await run.Eval("using DeepfakeLab;\nKernelInvocationContext.Current.Display(new Estimate()); known.Value"));
     }));
 
+    /// <summary>Whatever showing a value runs belongs to the cell: its failure is the cell's error, and the session goes on.</summary>
+    [Theory]
+    [InlineData("Enumerable.Range(0, 10).Select(i => 1 / (i - 5))", "DivideByZeroException", "divide by zero")]
+    [InlineData("class A { public string ToHtml() => throw new NullReferenceException(\"html\"); }\nnew A()", "NullReferenceException", "html")]
+    [InlineData("class B { public override string ToString() => throw new Exception(\"text\"); }\nnew B()", "Exception", "text")]
+    [InlineData("class C { public string ToPlotlyJson() => \"{not json\"; }\nnew C()", "NotebookException", "What a C offers as application/vnd.plotly.v1+json is not JSON")]
+    [InlineData("class D { public byte[] ToPng() => throw new System.IO.IOException(\"png\"); }\nawait Task.FromResult(new D())", "IOException", "png")]
+    [InlineData("new Dictionary<string, Lazy<int>> { [\"k\"] = new(() => throw new Exception(\"lazy\")) }.Select(p => p.Value.Value)", "Exception", "lazy")]
+    [InlineData("class E { public override string ToString() => $\"{this}\"; }\nnew E()", "InsufficientExecutionStackException", "")]
+    [InlineData("int F(int n) => F(n + 1) + 1;\nF(0)", "InsufficientExecutionStackException", "")]
+    [InlineData("class G { public int P { get { return P; } } public int Q => Q + 1; }\nnew G().P + new G().Q", "InsufficientExecutionStackException", "")]
+    [InlineData("record Node { public Node Next { get; set; } }\nvar node = new Node(); node.Next = node;\nnode", "InsufficientExecutionStackException", "")]
+    public async Task A_value_that_cannot_be_shown_is_an_error_of_its_cell(string code, string error, string message)
+    {
+        using var run = new CellRun();
+        await run.Eval("var kept = 5;");
+        var (declarations, value) = code.LastIndexOf('\n') is >= 0 and var at ? (code[..(at + 1)], code[(at + 1)..]) : ("", code);
+        foreach (var cell in (string[])[code, $"{declarations}display({value});", $"{declarations}display(0).Update({value});"])
+        {
+            Assert.False((await run.Run(cell)).Succeeded);
+            Assert.Equal(error, run.Error.Name);
+            Assert.Contains(message, run.Error.Message, StringComparison.Ordinal);
+            Assert.Empty(run.Outputs.OfType<ResultOutput>());
+            Assert.InRange(run.Error.Traceback.Count, 1, 20);
+        }
+        Assert.Equal("6", await run.Eval("kept + 1"));
+    }
+
+    [Fact]
+    public async Task Code_that_the_compiler_itself_gives_up_on_is_an_error_of_its_cell()
+    {
+        using var run = new CellRun();
+        await run.Run(string.Concat(Enumerable.Repeat("if (true) { ", 20_000)) + string.Concat(Enumerable.Repeat("}", 20_000)));
+        Assert.NotEmpty(run.Error.Message);
+        await run.Run("var sum = 1" + string.Concat(Enumerable.Repeat(" + sum", 50_000)) + ";");
+        Assert.NotEmpty(run.Error.Message);
+        Assert.Equal("2", await run.Eval("1 + 1"));
+    }
+
+    [Fact]
+    public async Task A_form_that_a_value_has_not_is_left_out()
+    {
+        using var run = new CellRun();
+        Assert.Equal("text", await run.Eval("class A { public string ToHtml() => null; public byte[] ToPng() => null; public override string ToString() => \"text\"; }\nnew A()"));
+        Assert.Equal([MimeBundle.Plain], run.Outputs.OfType<ResultOutput>().Single().Data.Keys);
+    }
+
     [Fact]
     public async Task A_display_can_be_updated()
     {

@@ -104,6 +104,32 @@ for code in ("while (true) { }", "System.Threading.Thread.Sleep(600000);", "awai
     assert reply["ename"] == "Interrupted", reply
 assert of(run(client, "x")[1], "execute_result")[0]["data"]["text/plain"] == "20"
 
+# So it does what a front end asks for after the cell.
+request = client.execute("1", user_expressions={"slow": "System.Threading.Thread.Sleep(600000)"})
+time.sleep(0.8)
+begin = time.time()
+manager.interrupt_kernel()
+reply, published = gather(client, request)
+times["interrupt"] = max(times["interrupt"], time.time() - begin)
+assert reply["status"] == "ok" and reply["user_expressions"]["slow"]["ename"] == "Interrupted", reply
+assert times["interrupt"] < 2, times
+
+# A value whose display fails, or never ends, is an error of its cell; the kernel answers, and goes on.
+for code, name in (("Enumerable.Range(0, 10).Select(i => 1 / (i - 5))", "DivideByZeroException"),
+                   ('class Bad { public string ToPlotlyJson() => "{"; } new Bad()', "NotebookException"),
+                   ("new Bad().Display()", "NotebookException"),
+                   ("int Deep(int n) => Deep(n + 1) + 1; Deep(0)", "InsufficientExecutionStackException")):
+    reply, published = run(client, code)
+    assert reply["status"] == "error" and reply["ename"] == name and of(published, "error")[0]["ename"] == name, (code, reply)
+request = client.execute("IEnumerable<int> Slow() { while (true) { System.Threading.Thread.Sleep(400); yield return 1; } } Slow()")
+time.sleep(0.8)
+manager.interrupt_kernel()
+assert gather(client, request)[0]["ename"] == "Interrupted"
+assert run(client, "x", user_expressions={"bad": "new Bad()"})[0]["user_expressions"]["bad"]["status"] == "error"
+# Text that is no text: half a character.
+reply, published = run(client, 'Console.Write("\\ud800"); "\\udc00x"')
+assert reply["status"] == "ok" and "x" in of(published, "execute_result")[0]["data"]["text/plain"], (reply, published)
+
 # The library, in the kernel's own process, with its native code; then the sentence for a library that is not there.
 reply, published = run(client, f'''#r "{LIBRARY}/DeepfakeLab.dll"
 #r "{LIBRARY}/TorchSharp.dll"
