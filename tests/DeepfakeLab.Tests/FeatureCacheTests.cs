@@ -124,9 +124,49 @@ public sealed class FeatureCacheTests : IDisposable
         var expected = model.ForwardUntil(images, cut);
         using var prefix = new FrozenPrefix(model, cut);
         using var coarse = new FrozenPrefix(model, cut, ScalarType.BFloat16);
+        Assert.Equal(("ONNX Runtime, float32", "torch, bfloat16"), (prefix.Engine, coarse.Engine));
         Assert.True(Error(prefix.Run(images)) < 1e-5, $"float32: {Error(prefix.Run(images))}");
         Assert.True(Error(coarse.Run(images)) < 0.03, $"bfloat16: {Error(coarse.Run(images))}");
 
         double Error(Tensor actual) => ((actual - expected).norm() / expected.norm()).item<float>();
+    }
+
+    [Theory, InlineData("mnasnet0_75"), InlineData("resnet18"), InlineData("vgg11_bn")]
+    public void Every_cut_gives_what_the_plain_layers_give(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        LabRuntime.Seed(3);
+        using var model = Models.Create(name).WithHead(2);
+        OnnxTests.Shake(model, 64);
+        var images = randn(11, 3, 64, 96); // two parts of the engine's, and not square
+        foreach (var cut in model.Stages.Skip(1))
+        {
+            var expected = model.ForwardUntil(images, cut);
+            using var prefix = new FrozenPrefix(model, cut);
+            var actual = prefix.Run(images);
+            Assert.Equal(expected.shape, actual.shape);
+            Assert.True(((actual - expected).norm() / expected.norm()).item<float>() < 1e-5, cut);
+            expected.Dispose();
+        }
+    }
+
+    [Fact]
+    public void Another_normalisation_than_batch_norm_is_kept_and_left_to_torch()
+    {
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        using var model = Models.Create("resnet18", options: new ModelOptions { NormLayer = c => nn.GroupNorm(4, c) });
+        foreach (var norm in model.modules().OfType<TorchSharp.Modules.GroupNorm>())
+        {
+            norm.weight!.uniform_(0.5, 1.5);
+            norm.bias!.uniform_(-0.3, 0.3);
+        }
+        model.eval();
+        var images = randn(2, 3, 64, 64);
+        using var prefix = new FrozenPrefix(model, "layer3");
+        Assert.Equal("torch, float32", prefix.Engine);
+        var expected = model.ForwardUntil(images, "layer3");
+        Assert.True(((prefix.Run(images) - expected).norm() / expected.norm()).item<float>() < 1e-5);
     }
 }

@@ -70,6 +70,18 @@ public static class OnnxExport
         AtomicFile.Write(path, message.WriteTo);
     }
 
+    /// <summary>The layers before <paramref name="cut"/> as an ONNX file in memory: "image" float32 [N, 3, height, width] to "features", what enters the cut.</summary>
+    internal static byte[] Prefix(VisionModel model, string cut, int height, int width)
+    {
+        using var scope = NewDisposeScope();
+        using var frozen = no_grad();
+        using var graph = new OnnxGraph();
+        new Builder(graph, new OnnxOptions { FoldBatchNorm = true }).BuildPrefix(model, cut, height, width);
+        using var stream = new MemoryStream();
+        graph.ToModel(model.Name, $"{model.Name} before {cut}", new Dictionary<string, string>()).WriteTo(stream);
+        return stream.ToArray();
+    }
+
     private sealed class Builder(OnnxGraph graph, OnnxOptions options)
     {
         private readonly ScalarType type = options.Half ? ScalarType.Float16 : ScalarType.Float32;
@@ -87,6 +99,14 @@ public static class OnnxExport
             graph.Output(output, ScalarType.Float32, "N", model.Classes);
             if (options.ClassMaps)
                 ClassMaps(model, maps);
+        }
+
+        public void BuildPrefix(VisionModel model, string cut, int height, int width)
+        {
+            var x = Chain([.. model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers)], Plain(height, width));
+            var whole = cut == model.Stages[^1];
+            x = graph.AddNamed("features", "Identity", [whole ? Pooled(model, x, height, width) : x]);
+            graph.Output(x, ScalarType.Float32, whole ? ["N", "F"] : ["N", "C", "h", "w"]);
         }
 
         private string Plain(int height, int width)
@@ -200,7 +220,7 @@ public static class OnnxExport
             Hardsigmoid => graph.Add("HardSigmoid", [x], ("alpha", 1f / 6), ("beta", 0.5f)),
             Sigmoid => graph.Add("Sigmoid", [x]),
             Tanh => graph.Add("Tanh", [x]),
-            Dropout => x,
+            Dropout or Identity => x,
             Layers.SqueezeExcitation squeeze => graph.Add("Mul", [Chain(squeeze.Steps, graph.Add("GlobalAveragePool", [x])), x]),
             Layers.IResidual block => Residual(block, x),
             _ => throw new ExportException("A layer of this kind is not known to the ONNX export", layer.GetType().Name, "Export as safetensors or pth"),

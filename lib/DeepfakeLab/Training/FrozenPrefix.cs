@@ -8,13 +8,16 @@ namespace DeepfakeLab;
 
 /// <summary>
 /// The layers of a model before a stage as they run fastest when they are frozen: each batch norm folded into the convolution before it,
-/// channels last in memory, without gradients, in bfloat16 where that is asked for. A copy: the model may change afterwards.
+/// without gradients, in bfloat16 where that is asked for. A copy: the model may change afterwards.
 /// </summary>
+/// <remarks>float32 on the CPU is run by ONNX Runtime where it loads, all else by torch with the channels last in memory.</remarks>
 internal sealed class FrozenPrefix : IDisposable
 {
     private readonly VisionModel layers;
     private readonly string cut;
     private readonly ScalarType precision;
+    private OnnxEngine? engine; // made for the first images' size, and anew for another
+    private (int Height, int Width) size;
 
     /// <param name="cut">The first stage that is left out.</param>
     /// <param name="precision">What the layers compute in. bfloat16 has 8 bits of mantissa: features are off by less than a hundredth.</param>
@@ -22,10 +25,16 @@ internal sealed class FrozenPrefix : IDisposable
     {
         (this.cut, this.precision) = (cut, precision);
         WeightsHash = Hash(model, cut);
-        layers = Fold(model);
+        layers = model.Options.NormLayer is null ? Fold(model, cut) : Copy(model); // another normalisation cannot be folded
         layers.eval();
         layers.to(precision);
+        var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
+        Engine = precision != ScalarType.Float32 || model.parameters().First().device_type != DeviceType.CPU || model.Options.NormLayer is not null ? $"torch, {type}"
+            : OnnxEngine.Missing is { } reason ? $"torch, {type}; ONNX Runtime does not load: {reason}" : $"ONNX Runtime, {type}";
     }
+
+    /// <summary>What computes, in which type, and why nothing faster does: part of the progress text.</summary>
+    public string Engine { get; }
 
     /// <summary>SHA-256 over names, shapes and values of the layers' parameters and buffers.</summary>
     public string WeightsHash { get; }
@@ -35,14 +44,40 @@ internal sealed class FrozenPrefix : IDisposable
     {
         using var scope = NewDisposeScope();
         using var none = inference_mode();
+        if (Engine.StartsWith("ONNX", StringComparison.Ordinal))
+        {
+            var asked = ((int)images.shape[2], (int)images.shape[3]);
+            if (engine is null || size != asked)
+            {
+                engine?.Dispose();
+                (engine, size) = (new OnnxEngine(layers, cut, asked.Item1, asked.Item2), asked);
+            }
+            return engine.Run(images).MoveToOuterDisposeScope();
+        }
         return layers.ForwardUntil(TensorLayout.ChannelsLast(images.to(precision)), cut).to(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
-    public void Dispose() => layers.Dispose();
+    public void Dispose()
+    {
+        engine?.Dispose();
+        layers.Dispose();
+    }
+
+    private static VisionModel Copy(VisionModel model)
+    {
+        using var none = no_grad();
+        var copy = Models.Construct(model.Name, 1, model.Options).WithHead(model.Classes, model.HeadRecipe);
+        copy.to(model.parameters().First().device);
+        using var weights = new WeightCopy(model);
+        weights.CopyTo(copy);
+        return copy;
+    }
 
     /// <summary>The same network without batch norms: y = scale * (conv(x) - mean) + shift is a convolution with other weights and a bias.</summary>
-    private static VisionModel Fold(VisionModel model)
+    private static VisionModel Fold(VisionModel model, string cut)
     {
+        // where each layer is a stage, a cut may part a convolution from its batch norm, which then stays where it is
+        var before = model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers).SelectMany(Initialisation.Modules).ToHashSet<nn.Module>(ReferenceEqualityComparer.Instance);
         using var scope = NewDisposeScope();
         using var none = no_grad();
         var folded = Models.Construct(model.Name, 1, model.Options with { NormLayer = _ => nn.Identity() }).WithHead(1, model.HeadRecipe);
@@ -58,7 +93,7 @@ internal sealed class FrozenPrefix : IDisposable
                 to.weight = Constant(conv.weight!);
                 to.bias = conv.bias is null ? null : Constant(conv.bias);
             }
-            else if (module is BatchNorm2d norm) // always that of the convolution before it
+            else if (module is BatchNorm2d norm && before.Contains(norm)) // always that of the convolution before it
             {
                 var scale = norm.weight! / (norm.running_var! + norm.eps).sqrt();
                 var bias = norm.bias! - norm.running_mean! * scale;

@@ -52,11 +52,15 @@ public static class Predictor
         {
             var results = new List<Tensor>();
             var progress = LabProgress.Begin(task, images.Images.Count, "images");
-            foreach (var (from, count) in Batches(images.Images.Count, trainingMode))
+            var batches = Batches(images.Images.Count, trainingMode).ToList();
+            foreach (var (from, count) in batches)
             {
                 cancellation.ThrowIfCancellationRequested();
                 using var batch = NewDisposeScope();
-                var input = preprocessing.Normalize(images.Batch([.. Enumerable.Range(from, count)], cancellation).to(LabRuntime.Device));
+                var pixels = images.Batch([.. Enumerable.Range(from, count)], cancellation).to(LabRuntime.Device);
+                if (batches.Find(b => b.From == from + count) is { Count: > 0 } next)
+                    images.Prepare([.. Enumerable.Range(next.From, next.Count)], cancellation); // decoded while this one is computed
+                var input = preprocessing.Normalize(pixels);
                 results.Add(function(TensorLayout.ChannelsLast(mirror ? input.flip(3) : input)).MoveToOuterDisposeScope());
                 progress.Advance(count);
             }
