@@ -11,8 +11,9 @@ internal static class ExportCommand
         Examples:
           deepfakelab export pth --run artifacts/run --out model.pth
           deepfakelab export onnx --run artifacts/run --out model.onnx --fold --preprocess --softmax
+          deepfakelab export web --run artifacts/run --out artifacts/site
         """)
-    { Weights("pth", "torchvision's state dict, for torch.load"), Weights("safetensors", "torchvision's state dict, for safetensors"), Onnx() };
+    { Weights("pth", "torchvision's state dict, for torch.load"), Weights("safetensors", "torchvision's state dict, for safetensors"), Onnx(), Web() };
 
     private static Option<FileInfo> Output(string ending)
     {
@@ -50,6 +51,32 @@ internal static class ExportCommand
             Half = parsed.GetValue(half),
             ClassMaps = parsed.GetValue(maps),
         })));
+        return command;
+    }
+
+    private static Command Web()
+    {
+        var (run, output) = (CommonOptions.RunDirectory(), new Option<DirectoryInfo>("--out") { Description = "The folder to write; new or empty", Required = true });
+        var runtime = new Option<string?>("--runtime")
+        {
+            Description = $"ONNX Runtime Web {WebRuntime.Version} obtained by hand: npm's archive, or the folder it was unpacked to; without it the cache, else npm",
+        };
+        var command = new Command("web", """
+            A page that runs the model in the browser. It opens from the disk (index.html) and from any web server, needs no network, and sends nothing.
+
+            Examples:
+              deepfakelab export web --run artifacts/run --out artifacts/site
+              deepfakelab export web --run artifacts/run --out artifacts/site --runtime onnxruntime-web.tgz
+            """) { run, output, runtime };
+        command.SetAction((parsed, cancellation) =>
+        {
+            var site = parsed.GetValue(output)!.FullName;
+            using (TerminalProgress.Show())
+                WebExport.Write(parsed.GetValue(run)!.FullName, site, parsed.GetValue(runtime), cancellation);
+            Console.WriteLine($"written   {Path.Combine(site, "index.html")} (open it in a browser)");
+            Console.WriteLine($"card      {Path.Combine(site, WebExport.Card)}");
+            return Task.FromResult(0);
+        });
         return command;
     }
 

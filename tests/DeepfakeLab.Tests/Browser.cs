@@ -14,19 +14,21 @@ internal sealed class Browser : IDisposable
     private readonly ClientWebSocket socket = new();
     private readonly List<JsonNode> events = [];
     private readonly bool local;
+    private readonly string? allowed;
     private int calls;
 
     /// <summary>Starts Chromium; where there is none the test is skipped.</summary>
     /// <param name="local">Whether it may ask servers on 127.0.0.1.</param>
-    public Browser(bool local = false)
+    /// <param name="allowed">The beginning of addresses, on this machine, that a page may ask for without complaint.</param>
+    public Browser(bool local = false, string? allowed = null)
     {
-        this.local = local;
+        (this.local, this.allowed) = (local, allowed);
         string[] names = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
         var file = Environment.GetEnvironmentVariable("CHROME_PATH") ?? names.FirstOrDefault(File.Exists);
         if (file is null)
             TestSupport.Skip("needs Chromium (apt install chromium) or CHROME_PATH");
         process = Process.Start(new ProcessStartInfo(file!,
-            ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
              $"--user-data-dir={profile.Path}", "about:blank"])
         { RedirectStandardError = true, RedirectStandardOutput = true })!; // else it would inherit, and outlive, the tests' own
         try
@@ -67,7 +69,7 @@ internal sealed class Browser : IDisposable
         .. events.Where(e => (string?)e["method"] == "Runtime.consoleAPICalled" && (string?)e["params"]!["type"] is "error" or "warning").Select(e => e["params"]!["args"]!.ToJsonString()),
         .. events.Where(e => (string?)e["method"] == "Runtime.exceptionThrown").Select(e => e["params"]!["exceptionDetails"]!.ToJsonString()),
         .. events.Where(e => (string?)e["method"] == "Network.requestWillBeSent").Select(e => e["params"]!["request"]!["url"]!.ToString())
-            .Where(url => !url.StartsWith("data:", StringComparison.Ordinal) && !url.StartsWith("file:", StringComparison.Ordinal)).Select(url => "asked for " + url),
+            .Where(url => !((string?[])["data:", "file:", "blob:", allowed]).Any(inside => inside is not null && url.StartsWith(inside, StringComparison.Ordinal))).Select(url => "asked for " + url),
     ];
 
     /// <summary>Opens a file, as a reader with this window and colour scheme sees it, and waits until it has loaded.</summary>
@@ -92,9 +94,40 @@ internal sealed class Browser : IDisposable
     /// <summary>Moves the mouse to the middle of the first element that this CSS selector finds.</summary>
     public void Hover(string selector)
     {
-        var at = Evaluate($"(e => {{ e.scrollIntoView({{ block: 'center' }}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})(document.querySelector({JsonValue.Create(selector).ToJsonString()}))")!;
+        var at = Middle(selector);
         foreach (var aside in (double[])[30, 0]) // a pointer comes from somewhere
             Call("Input.dispatchMouseEvent", new() { ["type"] = "mouseMoved", ["x"] = (double)at[0]! + aside, ["y"] = (double)at[1]! + aside });
+    }
+
+    private JsonNode Middle(string selector) =>
+        Evaluate($"(e => {{ e.scrollIntoView({{ block: 'center' }}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})(document.querySelector({JsonValue.Create(selector).ToJsonString()}))")!;
+
+    /// <summary>Clicks on the first element that this CSS selector finds.</summary>
+    public void Click(string selector)
+    {
+        var at = Middle(selector);
+        foreach (var type in (string[])["mousePressed", "mouseReleased"])
+            Call("Input.dispatchMouseEvent", new() { ["type"] = type, ["x"] = (double)at[0]!, ["y"] = (double)at[1]!, ["button"] = "left", ["clickCount"] = 1 });
+    }
+
+    /// <summary>Chooses a file in the first file input that this CSS selector finds.</summary>
+    public void Choose(string selector, string file)
+    {
+        var document = Call("DOM.getDocument")["root"]!["nodeId"]!.GetValue<int>();
+        var input = Call("DOM.querySelector", new() { ["nodeId"] = document, ["selector"] = selector })["nodeId"]!.GetValue<int>();
+        Call("DOM.setFileInputFiles", new() { ["nodeId"] = input, ["files"] = new JsonArray(file) });
+    }
+
+    /// <summary>Waits until a JavaScript expression is true.</summary>
+    /// <param name="state">An expression that says how it stands where the wait was in vain.</param>
+    public void WaitFor(string expression, string state)
+    {
+        var clock = Stopwatch.StartNew();
+        while (!(bool)Evaluate($"Boolean({expression})")!)
+        {
+            Assert.True(clock.Elapsed < TimeSpan.FromMinutes(1), $"{expression} is not true; {Evaluate(state)}; {string.Join("; ", Complaints)}");
+            Thread.Sleep(20);
+        }
     }
 
     /// <summary>The whole page as a PNG file.</summary>

@@ -22,6 +22,16 @@ public sealed class ExportTests(ExportTests.TrainedRun trained) : IClassFixture<
         public void Dispose() => Folder.Dispose();
     }
 
+    /// <summary>Gives a run's model weights with which its answers differ from picture to picture; one epoch makes them all alike.</summary>
+    internal static void Shake(string run)
+    {
+        LabRuntime.Seed(6);
+        using var model = RunFolder.Open(run).Model;
+        OnnxTests.Shake(model);
+        using var state = StateDict.Of(model);
+        SafeTensors.Write(Path.Combine(run, RunFolder.ModelFile), state.Select(e => (e.Key, e.Value)), new Dictionary<string, string> { ["format"] = "pt" });
+    }
+
     private TemporaryFolder Folder => trained.Folder;
 
     private int Export(string format, string file, params string[] more) =>
@@ -32,12 +42,14 @@ public sealed class ExportTests(ExportTests.TrainedRun trained) : IClassFixture<
     {
         using var scope = NewDisposeScope();
         using var inference = inference_mode();
+        Shake(Folder["run"]);
         Assert.Equal(0, Export("pth", "model.pth"));
         var x = randn(2, 3, 64, 64);
         SafeStateOf(x, Folder["x.pth"]);
         TestSupport.Python(["torch", "torchvision"], "export.py", Folder["model.pth"], Folder["x.pth"], Folder["logits.pth"]);
         using var theirs = Checkpoint.Read(Folder["logits.pth"]);
         using var model = RunFolder.Open(Folder["run"]).Model;
+        Assert.True((theirs["logits"][0] - theirs["logits"][1]).abs().max().item<float>() > 1e-3f * theirs["logits"].abs().max().item<float>()); // one answer for all would hide mistakes
         Assert.InRange((theirs["logits"] - model.call(x)).abs().max().item<float>(), 0, 1e-5f * theirs["logits"].abs().max().item<float>());
     }
 
@@ -61,6 +73,16 @@ public sealed class ExportTests(ExportTests.TrainedRun trained) : IClassFixture<
         Assert.Contains("| accuracy |", card);
         Assert.Contains("must not be used", card);
         Assert.Contains("0 = fake, 1 = real", card);
+        Assert.Contains("`image`, uint8 [N, H, W, 3], RGB bytes of any size", card);
+        Assert.Contains("`probabilities`", card);
+        Assert.DoesNotContain("softmax makes", card);
+        Assert.DoesNotContain("`maps`", card);
+        Assert.Equal(0, Export("onnx", "plain.onnx", "--class-maps", "--half"));
+        card = File.ReadAllText(Folder["plain.onnx.md"]);
+        Assert.Contains("`image`, float32 [N, 3, 64, 64]", card);
+        Assert.Contains("`logits`", card);
+        Assert.Contains("`maps`", card);
+        Assert.Contains("float16", card);
         Assert.Equal(2, Export("onnx", "model.bin")); // a name that hides what it is
     }
 

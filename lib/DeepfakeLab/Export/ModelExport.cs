@@ -26,22 +26,31 @@ public static class ModelExport
     /// <inheritdoc cref="WriteWeights"/>
     /// <exception cref="ExportException">The model or its preprocessing has a part that ONNX export does not know.</exception>
     public static string WriteOnnx(string run, string path, OnnxOptions? options = null) => Write(run, path, (saved, record) =>
-        OnnxExport.Write(path, saved.Model, saved.Preprocessing, saved.Classes, options, Metadata(saved, record)));
+        OnnxExport.Write(path, saved.Model, saved.Preprocessing, saved.Classes, options, Metadata(saved, record)), options ?? new OnnxOptions());
 
-    private static string Write(string run, string path, Action<SavedRun, JsonNode> write)
+    private static string Write(string run, string path, Action<SavedRun, JsonNode> write, OnnxOptions? onnx = null)
+    {
+        var card = path + ".md";
+        With(run, (saved, record) =>
+        {
+            write(saved, record);
+            AtomicFile.WriteText(card, ModelCard.Write(saved, record, Path.GetFileName(path), onnx));
+        });
+        return card;
+    }
+
+    /// <summary>Opens a run and its record for the time of an action.</summary>
+    internal static void With(string run, Action<SavedRun, JsonNode> action)
     {
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
         var saved = RunFolder.Open(run);
         using var model = saved.Model;
         var record = JsonNode.Parse(File.ReadAllText(Path.Combine(run, RunFolder.RecordFile)))!; // Open has looked at it
-        write(saved, record);
-        var card = path + ".md";
-        AtomicFile.WriteText(card, ModelCard.Write(saved, record, Path.GetFileName(path)));
-        return card;
+        action(saved, record);
     }
 
-    private static Dictionary<string, string> Metadata(SavedRun saved, JsonNode record) => new()
+    internal static Dictionary<string, string> Metadata(SavedRun saved, JsonNode record) => new()
     {
         ["classes"] = JsonSerializer.Serialize(saved.Classes),
         ["fakeClass"] = saved.Classes[saved.FakeClass],

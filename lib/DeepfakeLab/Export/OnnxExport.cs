@@ -82,6 +82,9 @@ public static class OnnxExport
         return stream.ToArray();
     }
 
+    /// <summary>Whether <see cref="OnnxOptions.ClassMaps"/> can be had of this model.</summary>
+    internal static bool HasClassMaps(VisionModel model) => Builder.ClassLayer(model) is not null;
+
     private sealed class Builder(OnnxGraph graph, OnnxOptions options)
     {
         private readonly ScalarType type = options.Half ? ScalarType.Float16 : ScalarType.Float32;
@@ -179,14 +182,17 @@ public static class OnnxExport
         /// <summary>The head's linear layer on every place instead of on their average.</summary>
         private void ClassMaps(VisionModel model, string maps)
         {
-            var layers = Flatten([model.Head]).Where(m => m is not Dropout).ToList();
-            if (layers is not [Linear linear] || model.FlattensMaps || model.PooledSide != 1)
+            var linear = ClassLayer(model) ??
                 throw new ExportException("Class maps need a head of one linear layer on averaged features", model.Name, "Leave the class maps out, or train with the default head");
             var heat = graph.Add("Conv", [maps, Weight("maps_weight", linear.weight.unsqueeze(-1).unsqueeze(-1)), Weight("maps_bias", linear.bias!)]);
             if (options.Half)
                 heat = Cast(heat, ScalarType.Float32);
             graph.Output(graph.AddNamed("maps", "Identity", [heat]), ScalarType.Float32, "N", model.Classes, "h", "w");
         }
+
+        /// <summary>The head's only linear layer, where it sees the average of all places.</summary>
+        public static Linear? ClassLayer(VisionModel model) =>
+            Flatten([model.Head]).Where(m => m is not Dropout).ToList() is [Linear linear] && !model.FlattensMaps && model.PooledSide == 1 ? linear : null;
 
         /// <summary>Modules one after the other; a batch norm behind a convolution may be folded into it.</summary>
         private string Chain(IReadOnlyList<nn.Module> modules, string x)
