@@ -15,6 +15,7 @@ public static class Program
             EvaluateCommand.Create(),
             PredictCommand.Create(),
             ExportCommand.Create(),
+            SweepCommand.Create(),
             PretrainCommand.Create(),
             DataCommand.Create(),
             NotebookCommand.Create(),

@@ -29,7 +29,7 @@ public sealed class CommandTests : IDisposable
     }
 
     [Theory]
-    [InlineData("train"), InlineData("lr-find"), InlineData("evaluate"), InlineData("predict"), InlineData("notebook"), InlineData("pretrain")]
+    [InlineData("train"), InlineData("lr-find"), InlineData("evaluate"), InlineData("predict"), InlineData("notebook"), InlineData("pretrain"), InlineData("sweep")]
     public void Help_shows_an_example(string command)
     {
         var (code, output, _) = Run(command, "--help");

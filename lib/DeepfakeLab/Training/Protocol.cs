@@ -66,7 +66,7 @@ public static class Protocol
     /// <param name="preprocessing">As in <see cref="FitOptions"/>.</param>
     /// <param name="onRun">Called with each training's figures as it ends.</param>
     public static ProtocolResult CrossValidate(
-        FaceDataset data, Func<VisionModel> model, Recipe recipe, int folds = 5, IReadOnlyList<long>? seeds = null, double validation = 0.1,
+        FaceDataset data, Func<VisionModel> model, Recipe recipe, int folds = 5, IReadOnlyList<long>? seeds = null, double validation = FoldValidationShare,
         Preprocessing? preprocessing = null, Action<ProtocolRun>? onRun = null, CancellationToken cancellation = default) =>
         Run(data, model, recipe, preprocessing, onRun, cancellation,
             from seed in seeds ?? [42] from fold in Folds(data.Images, folds, validation, seed).Index() select (seed, fold.Index + 1, fold.Item));
@@ -75,7 +75,7 @@ public static class Protocol
     /// <param name="test">Share of all images.</param>
     /// <param name="validation">Share of all images.</param>
     public static ProtocolResult Repeat(
-        FaceDataset data, Func<VisionModel> model, Recipe recipe, IReadOnlyList<long> seeds, double test = 0.2, double validation = 0.08,
+        FaceDataset data, Func<VisionModel> model, Recipe recipe, IReadOnlyList<long> seeds, double test = TestShare, double validation = ValidationShare,
         Preprocessing? preprocessing = null, Action<ProtocolRun>? onRun = null, CancellationToken cancellation = default) =>
         Run(data, model, recipe, preprocessing, onRun, cancellation, from seed in seeds select (seed, 1, data.Split(test, validation, seed)));
 
@@ -89,6 +89,9 @@ public static class Protocol
             .OrderByDescending(t => Metrics.Confusion(truth, all, t).BalancedAccuracy is var value && double.IsNaN(value) ? 0 : value)
             .ThenBy(t => Math.Abs(t - 0.5)).First();
     }
+
+    /// <summary>Shares of the images: tested and validated on without folds, validated on with them.</summary>
+    internal const double TestShare = 0.2, ValidationShare = 0.08, FoldValidationShare = 0.1;
 
     /// <summary>Splits whose test parts are the folds: disjoint, together all images.</summary>
     /// <param name="validation">Share of a fold's other images; 0 for none.</param>
@@ -123,23 +126,33 @@ public static class Protocol
         FaceDataset data, Func<VisionModel> model, Recipe recipe, Preprocessing? preprocessing, Action<ProtocolRun>? onRun, CancellationToken cancellation,
         IEnumerable<(long Seed, int Fold, DataSplit Split)> splits)
     {
-        var (runs, pooled) = (new List<ProtocolRun>(), new List<Prediction>());
+        var runs = new List<ProtocolRun>();
         foreach (var (seed, fold, split) in splits)
         {
-            LabRuntime.Seed((long)(SeededRandom.Combine(seed, fold) >> 1)); // the new head's first weights
-            using var fresh = model();
-            var run = Trainer.Fit(fresh, split, recipe, new FitOptions { Seed = seed, Preprocessing = preprocessing }, null, cancellation);
-            var threshold = ChooseThreshold(Predict(split.Validation));
-            var predictions = Predict(split.Test);
-            runs.Add(new ProtocolRun(seed, fold, run.Best, threshold, EvaluationReport.From(predictions, threshold, resamples: 0, isSample: data.IsSample)));
-            pooled.AddRange(predictions.Select(p => p with { FakeProbability = Shift(p.FakeProbability, threshold) }));
+            runs.Add(Train(data, split, fold, model, recipe, new FitOptions { Seed = seed, Preprocessing = preprocessing }, null, cancellation));
             onRun?.Invoke(runs[^1]);
-
-            IReadOnlyList<Prediction> Predict(IReadOnlyList<FaceImage> images) =>
-                Predictor.Predict(fresh, images, run.Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation, recipe.ScoreInTrainingMode);
         }
-        return new ProtocolResult(runs, EvaluationReport.From(pooled, isSample: data.IsSample));
+        return Pool(runs, data.IsSample);
     }
+
+    /// <summary>One of the trainings, by itself.</summary>
+    /// <param name="options">Its seed is the one that the split was drawn with.</param>
+    internal static ProtocolRun Train(
+        FaceDataset data, DataSplit split, int fold, Func<VisionModel> model, Recipe recipe, FitOptions options, Action<EpochFigures>? onEpoch, CancellationToken cancellation)
+    {
+        LabRuntime.Seed((long)(SeededRandom.Combine(options.Seed, fold) >> 1)); // the new head's first weights
+        using var fresh = model();
+        var run = Trainer.Fit(fresh, split, recipe, options, onEpoch, cancellation);
+        var threshold = ChooseThreshold(Predict(split.Validation));
+        return new ProtocolRun(options.Seed, fold, run.Best, threshold, EvaluationReport.From(Predict(split.Test), threshold, resamples: 0, isSample: data.IsSample));
+
+        IReadOnlyList<Prediction> Predict(IReadOnlyList<FaceImage> images) =>
+            Predictor.Predict(fresh, images, run.Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation, recipe.ScoreInTrainingMode);
+    }
+
+    /// <summary>The runs with all their predictions as one.</summary>
+    internal static ProtocolResult Pool(IReadOnlyList<ProtocolRun> runs, bool isSample) => new(runs, EvaluationReport.From(
+        [.. runs.SelectMany(r => r.Test.Predictions.Select(p => p with { FakeProbability = Shift(p.FakeProbability, r.Threshold) }))], isSample: isSample));
 
     /// <summary>The probability whose odds are those of <paramref name="p"/> over those of <paramref name="threshold"/>: 0.5 at the threshold.</summary>
     private static double Shift(double p, double threshold) => p * (1 - threshold) is var fake && (1 - p) * threshold is var real && fake + real > 0 ? fake / (fake + real) : p;

@@ -17,6 +17,9 @@ public sealed record FitOptions
     /// <summary>Go on from <see cref="CheckpointFile"/> if it is there.</summary>
     public bool Resume { get; init; }
 
+    /// <summary>Called with the number of epochs that a resumed training had done already.</summary>
+    internal Action<int>? OnResumed { get; init; }
+
     /// <summary>Bytes that decoded training images may take; where they would take more, batches are decoded while the last one is learned from.</summary>
     public long ImageMemory { get; init; } = ImageStore.DefaultMemory;
 }

@@ -178,6 +178,8 @@ internal sealed class TrainingLoop(
             best = state.RestoreTo(model, average, steps.Parts?.Layer);
         }
         var done = history.Count(e => e.Phase == FineTunePhase);
+        if (state is not null)
+            options.OnResumed?.Invoke(done);
         using var features = recipe.FeatureCopies > 0 ? new FrozenFeatures(model, recipe, options.Seed, preprocessing, training, validation, cancellation) : null;
         foreach (var stretch in Stretches().Where(s => s.LastEpoch > done))
         {
