@@ -44,16 +44,19 @@ internal static class PredictCommand
         using var model = saved.Model;
         if (format == "csv")
             Console.WriteLine("image,label,fake_probability,error");
-        var failed = false;
+        var (failed, answers) = (false, 0);
         foreach (var answer in PictureStream.Predict(saved, images.SelectMany(Arguments).SelectMany(PictureStream.Expand), cancellation))
         {
             failed |= answer.Error is not null;
+            answers++;
             if (answer.Error is not null && format == "text")
                 Console.Error.WriteLine(answer.Error);
             else
                 Console.WriteLine(Line(saved, answer, format));
         }
-        return failed ? 1 : 0;
+        if (answers == 0)
+            Console.Error.WriteLine("No picture was named on standard input. Give one file or address a line.");
+        return failed || answers == 0 ? 1 : 0;
     }
 
     private static string Line(SavedRun run, PictureAnswer answer, string format)

@@ -40,6 +40,35 @@ public sealed class DownloadTests : IDisposable
         Assert.Single(Directory.GetFiles(folder.Path));
     }
 
+    [Theory, InlineData(true), InlineData(false)]
+    public void A_file_that_changes_between_two_parts_is_fetched_anew(bool knowsIfRange)
+    {
+        var old = new byte[content.Length + 5];
+        var times = 0;
+        using var server = new TestServer((request, connection) =>
+        {
+            if (++times == 1)
+            {
+                connection.Head("200 OK", old.Length, "ETag: \"old\"\r\n");
+                connection.Body(old.AsSpan(0, 100_000));
+            }
+            else if (knowsIfRange && request.IfRange != "\"new\"" || request.From is not { } from)
+            {
+                connection.Head("200 OK", content.Length, "ETag: \"new\"\r\n");
+                connection.Body(content);
+            }
+            else
+            {
+                connection.Head("206 Partial Content", content.Length - from, $"Content-Range: bytes {from}-{content.Length - 1}/{content.Length}\r\n");
+                connection.Body(content.AsSpan(from));
+            }
+        });
+        quick.Download(server.Address("file"), Target, "", default); // no hash is known, as of Kaggle's archive
+        Assert.Equal(content, File.ReadAllBytes(Target));
+        Assert.Equal("\"old\"", server.Requests[1].IfRange);
+        Assert.Equal(knowsIfRange ? [null, 100_000] : [null, 100_000, null], server.Requests.Select(r => r.From));
+    }
+
     [Fact]
     public void A_server_that_knows_no_ranges_is_asked_for_the_whole_again()
     {
@@ -303,7 +332,7 @@ public sealed class DownloadTests : IDisposable
 /// <summary>A web server on this machine whose every answer a test writes byte by byte; one request a connection.</summary>
 internal sealed class TestServer : IDisposable
 {
-    public sealed record Request(string Method, string Path, int? From, string? Authorization = null);
+    public sealed record Request(string Method, string Path, int? From, string? Authorization = null, string? IfRange = null);
 
     private readonly TcpListener listener = new(IPAddress.Loopback, 0);
     private readonly List<Request> requests = [];
@@ -355,13 +384,15 @@ internal sealed class TestServer : IDisposable
                 using var reader = new StreamReader(client.GetStream(), Encoding.ASCII, leaveOpen: true);
                 var first = reader.ReadLine()!.Split(' ');
                 int? from = null;
-                string? authorization = null;
+                string? authorization = null, ifRange = null;
                 for (var line = reader.ReadLine(); !string.IsNullOrEmpty(line); line = reader.ReadLine())
                     if (line.StartsWith("Range: bytes=", StringComparison.OrdinalIgnoreCase))
                         from = int.Parse(line["Range: bytes=".Length..].TrimEnd('-'), System.Globalization.CultureInfo.InvariantCulture);
                     else if (line.StartsWith("Authorization: ", StringComparison.OrdinalIgnoreCase))
                         authorization = line["Authorization: ".Length..];
-                var request = new Request(first[0], first[1], from, authorization);
+                    else if (line.StartsWith("If-Range: ", StringComparison.OrdinalIgnoreCase))
+                        ifRange = line["If-Range: ".Length..];
+                var request = new Request(first[0], first[1], from, authorization, ifRange);
                 lock (requests)
                     requests.Add(request);
                 answer(request, new Connection(client.GetStream()));

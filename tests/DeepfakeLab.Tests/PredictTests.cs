@@ -36,7 +36,33 @@ public sealed class PredictTests(ExportTests.TrainedRun trained) : IClassFixture
         Assert.Equal(20, PictureStream.Expand(Path.Combine(Images, "fake", "*.png")).Count());
         Assert.Equal(40, PictureStream.Expand(Path.Combine(Images, "**", "*.png")).Count());
         Assert.Equal(10, PictureStream.Expand(Path.Combine(Images, "**", "fake_?.png")).Count());
+        Assert.Equal(20, PictureStream.Expand(Path.Combine(Images, "f*", "*.png")).Count());
+        Assert.Equal(2, PictureStream.Expand(Path.Combine(Path.GetDirectoryName(Images)!, "image?", "**", "*_0.png")).Count());
+        Assert.Equal(40, PictureStream.Expand(Path.Combine(Images, "**")).Count());
+        Assert.Single(PictureStream.Expand(Path.Combine(Path.GetDirectoryName(Images)!, "*", "fake", "fake_0.png")));
         Assert.Equal(["nothing/*.png"], PictureStream.Expand("nothing/*.png"));
+    }
+
+    [Fact]
+    public void Nothing_to_look_at_is_said_and_is_a_failure()
+    {
+        using var folder = TestSupport.Folder();
+        var (was, wasIn) = (Console.Error, Console.In);
+        using var errors = new StringWriter(CultureInfo.InvariantCulture);
+        Console.SetError(errors);
+        Console.SetIn(new StringReader("\n"));
+        try
+        {
+            Assert.Equal(1, ExportTests.TrainedRun.Command("predict", "--run", trained.Folder["run"], folder.Path));
+            Assert.Equal(1, ExportTests.TrainedRun.Command("predict", "--run", trained.Folder["run"], "-"));
+        }
+        finally
+        {
+            Console.SetError(was);
+            Console.SetIn(wasIn);
+        }
+        Assert.Contains("no images in this folder: " + folder.Path, errors.ToString());
+        Assert.Contains("No picture was named", errors.ToString());
     }
 
     [Fact]

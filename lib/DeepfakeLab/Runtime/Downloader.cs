@@ -123,12 +123,13 @@ internal sealed class Downloader
     private async Task Fill(FileStream file, Uri address, string name, CancellationToken cancel)
     {
         ProgressTask? progress = null;
+        var version = new Version();
         for (var failures = 0; ;)
         {
             var before = file.Length;
             try
             {
-                await Continue(file, address, total => progress ??= Begin(name, total, file.Length), n => progress?.Advance(n), cancel);
+                await Continue(file, address, version, total => progress ??= Begin(name, total, file.Length), n => progress?.Advance(n), cancel);
                 return;
             }
             catch (Exception e) when (IsPassing(e, cancel))
@@ -146,13 +147,24 @@ internal sealed class Downloader
         }
     }
 
+    /// <summary>By what the server tells one version of the file from another; a part of one and the rest of another are no file.</summary>
+    private sealed class Version
+    {
+        public RangeConditionHeaderValue? Validator { get; set; }
+
+        public long? Length { get; set; }
+    }
+
     /// <summary>One request for what is still missing, appended to the file.</summary>
-    private async Task Continue(FileStream file, Uri address, Action<long> begin, Action<long> advance, CancellationToken cancel)
+    private async Task Continue(FileStream file, Uri address, Version version, Action<long> begin, Action<long> advance, CancellationToken cancel)
     {
         using var request = new HttpRequestMessage(HttpMethod.Get, address);
         request.Headers.Authorization = Authorization;
         if (file.Length > 0)
+        {
             request.Headers.Range = new RangeHeaderValue(file.Length, null);
+            request.Headers.IfRange = version.Validator; // a server with another version sends it whole
+        }
         using var stall = CancellationTokenSource.CreateLinkedTokenSource(cancel);
         stall.CancelAfter(Stall);
         using var response = await client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, stall.Token);
@@ -177,6 +189,16 @@ internal sealed class Downloader
         var from = code == 206 ? response.Content.Headers.ContentRange?.From ?? -1 : 0;
         if (from != 0 && from != file.Length)
             throw new DownloadFailure($"{address}: the server sends another part than was asked for");
+        var whole = code == 206 ? response.Content.Headers.ContentRange?.Length : response.Content.Headers.ContentLength;
+        if (code == 206 && version.Length is { } before && whole is not null && whole != before)
+        {
+            file.SetLength(0);
+            (version.Validator, version.Length) = (null, null);
+            throw new HttpRequestException("the file has changed on the server meanwhile");
+        }
+        version.Length = whole ?? version.Length;
+        version.Validator = response.Headers.ETag is { IsWeak: false } tag ? new RangeConditionHeaderValue(tag)
+            : response.Content.Headers.LastModified is { } date ? new RangeConditionHeaderValue(date) : null;
         file.SetLength(from); // a server that knows no ranges sends the file from its start
         file.Position = from;
         var total = from + (response.Content.Headers.ContentLength ?? 0);

@@ -63,26 +63,38 @@ public static class PictureStream
     }
 
     /// <summary>The pictures that an argument stands for: itself for a file or address, a folder's (and its sub-folders') images, a pattern's matches.</summary>
-    /// <param name="argument">A pattern has * and ? in its last part, with ** before it for all sub-folders.</param>
+    /// <param name="argument">A pattern has * and ? in any of its parts, and ** as a part for any sub-folders; what matches nothing stands for itself.</param>
     public static IEnumerable<string> Expand(string argument)
     {
         if (IsAddress(argument) || File.Exists(argument))
             return [argument];
-        var options = new EnumerationOptions { RecurseSubdirectories = true, AttributesToSkip = FileAttributes.ReparsePoint | FileAttributes.System };
-        if (Directory.Exists(argument))
-            return Directory.EnumerateFiles(argument, "*", options)
-                .Where(f => endings.Contains(Path.GetExtension(f), StringComparer.OrdinalIgnoreCase)).Order(StringComparer.Ordinal);
         var parts = argument.Split(separators);
-        if (parts[^1].AsSpan().IndexOfAny('*', '?') < 0)
+        var plain = Directory.Exists(argument) ? parts.Length : parts.TakeWhile(p => !IsPattern(p)).Count();
+        if (plain == parts.Length && !Directory.Exists(argument))
             return [argument]; // whatever opens it will say that it is not there
-        var deep = parts.Length > 1 && parts[^2] == "**";
-        var folder = string.Join(Path.DirectorySeparatorChar, parts[..^(deep ? 2 : 1)]);
+        var folder = Directory.Exists(argument) ? argument : string.Join(Path.DirectorySeparatorChar, parts[..plain]);
         folder = folder.Length > 0 ? folder : Path.IsPathRooted(argument) ? Path.GetPathRoot(argument)! : ".";
-        options.RecurseSubdirectories = deep;
-        var found = Directory.Exists(folder)
-            ? Directory.EnumerateFiles(folder, "*", options).Where(f => FileSystemName.MatchesSimpleExpression(parts[^1], Path.GetFileName(f))).Order(StringComparer.Ordinal).ToList()
-            : [];
+        var found = Directory.Exists(folder) ? Matches(folder, plain == parts.Length ? ["**"] : parts[plain..]).Distinct().Order(StringComparer.Ordinal).ToList() : [];
         return found.Count > 0 ? found : [argument];
+    }
+
+    private static bool IsPattern(string part) => part.AsSpan().IndexOfAny('*', '?') >= 0;
+
+    private static IEnumerable<string> Matches(string folder, string[] parts)
+    {
+        var (flat, deep) = (Options(false), Options(true));
+        return parts switch
+        {
+            ["**"] => Directory.EnumerateFiles(folder, "*", deep).Where(f => endings.Contains(Path.GetExtension(f), StringComparer.OrdinalIgnoreCase)),
+            ["**", .. var rest] => Directory.EnumerateDirectories(folder, "*", deep).Prepend(folder).SelectMany(f => Matches(f, rest)),
+            [var last] => Directory.EnumerateFiles(folder, "*", flat).Where(f => FileSystemName.MatchesSimpleExpression(last, Path.GetFileName(f))),
+            [var part, .. var rest] when IsPattern(part) => Directory.EnumerateDirectories(folder, "*", flat)
+                .Where(f => FileSystemName.MatchesSimpleExpression(part, Path.GetFileName(f))).SelectMany(f => Matches(f, rest)),
+            [var part, .. var rest] when Directory.Exists(Path.Combine(folder, part)) => Matches(Path.Combine(folder, part), rest),
+            _ => [],
+        };
+
+        static EnumerationOptions Options(bool deep) => new() { RecurseSubdirectories = deep, AttributesToSkip = FileAttributes.ReparsePoint | FileAttributes.System };
     }
 
     private static bool Soon(Task task) => ((IAsyncResult)task).AsyncWaitHandle.WaitOne(TimeSpan.FromMilliseconds(50));
@@ -110,6 +122,8 @@ public static class PictureStream
     {
         try
         {
+            if (Directory.Exists(picture))
+                throw new ImageException("There are no images in this folder", picture, $"Give one that holds {string.Join(", ", endings)} files");
             var image = IsAddress(picture) ? ImageReader.Decode(await Fetch(picture, stop), picture) : ImageReader.Read(picture);
             return new(picture, preprocessing.Apply(image), null);
         }
