@@ -23,7 +23,9 @@ internal static class TrainCommand
         var seed = new Option<long>("--seed") { Description = "One seed for split, order, augmentation and first weights", DefaultValueFactory = _ => 42 };
         var folds = CommonOptions.Count("--folds", "Cross-validate: so many trainings, each tested on a fold that the others learn from; 0 for one fixed split", 0, 0, 100);
         var seeds = new Option<long[]>("--seeds") { Description = "Train once with each of these seeds, and print means with intervals", AllowMultipleArgumentsPerToken = true };
-        var output = new Option<DirectoryInfo>("--out") { Description = "Folder for model.safetensors, run.json and report.html (with --folds or --seeds for protocol.json)", DefaultValueFactory = _ => new DirectoryInfo(Path.Combine("artifacts", "run")) };
+        var output = new Option<DirectoryInfo>("--out") { Description = "Folder for model.safetensors, run.json and report.html (with --folds or --seeds for protocol.json and report.html)", DefaultValueFactory = _ => new DirectoryInfo(Path.Combine("artifacts", "run")) };
+        var findRate = new Option<bool>("--lr-find") { Description = "First run the range test of lr-find, and show its curve in the report; the rate stays the recipe's" };
+        var curve = new Option<double[]>("--learning-curve") { Description = "Train on these shares of the training images too, such as 0.25 0.5, and show in the report whether more would help", AllowMultipleArgumentsPerToken = true };
         var resume = new Option<bool>("--resume") { Description = "Go on where a stopped run of the same settings left off" };
         var strict = CommonOptions.Strict();
         var command = new Command("train", """
@@ -34,10 +36,11 @@ internal static class TrainCommand
               deepfakelab train --data faces --weights imagenet --epochs 8 --seed 1 --out artifacts/faces-1
               deepfakelab train --data faces --weights mobilenet_v2.pth --out artifacts/faces --resume
               deepfakelab train --data faces --folds 5 --seeds 1 2 3 --out artifacts/folds
+              deepfakelab train --data faces --lr-find --learning-curve 0.25 0.5 --out artifacts/more
               deepfakelab train --data faces --recipe resnet-published --out artifacts/resnet-as-published
             """)
         {
-            recipe, model, data, weights, size, epochs, from, batch, seed, folds, seeds, output, resume, strict,
+            recipe, model, data, weights, size, epochs, from, batch, seed, folds, seeds, findRate, curve, output, resume, strict,
         };
         command.SetAction((parsed, cancellation) =>
         {
@@ -50,7 +53,8 @@ internal static class TrainCommand
             var settings = new Settings(
                 parsed.GetResult(model) is { Implicit: false } || study is null ? parsed.GetValue(model)! : study.Model, parsed.GetValue(data)?.FullName,
                 DeepfakeLab.Weights.Parse(parsed.GetValue(weights)!), Given(parsed, size) ?? study?.Size ?? parsed.GetValue(size), chosen, study,
-                parsed.GetValue(seed), parsed.GetValue(folds), parsed.GetValue(seeds) ?? [], parsed.GetValue(output)!.FullName, parsed.GetValue(resume), parsed.GetValue(strict));
+                parsed.GetValue(seed), parsed.GetValue(folds), parsed.GetValue(seeds) ?? [], parsed.GetValue(output)!.FullName, parsed.GetValue(resume), parsed.GetValue(strict),
+                parsed.GetValue(findRate), parsed.GetValue(curve) ?? []);
             // On another thread, as System.CommandLine begins to listen for Ctrl-C only when the action has given its task back.
             return Task.Run(() => settings.Folds > 0 || settings.Seeds.Length > 0 ? Repeat(settings, cancellation) : Once(settings, cancellation), CancellationToken.None);
         });
@@ -80,7 +84,8 @@ internal static class TrainCommand
     };
 
     private sealed record Settings(
-        string Model, string? Data, Weights Weights, int Size, Recipe Recipe, StudyRecipe? Study, long Seed, int Folds, long[] Seeds, string Out, bool Resume, bool Strict)
+        string Model, string? Data, Weights Weights, int Size, Recipe Recipe, StudyRecipe? Study, long Seed, int Folds, long[] Seeds, string Out, bool Resume, bool Strict,
+        bool FindRate, double[] Shares)
     {
         public VisionModel NewModel(FaceDataset data) => Models.Create(Model, Weights).WithHead(data.Classes.Count, Recipe.Head);
     }
@@ -91,9 +96,11 @@ internal static class TrainCommand
             throw new TrainingException("The folder holds a finished run already", settings.Out, "Give another --out, or remove that folder");
         using var progress = TerminalProgress.Show();
         var dataset = CommonOptions.Open(settings.Data, settings.Strict);
-        var (run, report) = settings.Study is { Mistakes: not StudyMistakes.None } study ? AsPublished(study, settings, dataset, cancellation) : Train(settings, dataset, cancellation);
+        var (run, report, extras) = settings.Study is { Mistakes: not StudyMistakes.None } study ? AsPublished(study, settings, dataset, cancellation) : Train(settings, dataset, cancellation);
         using var model = run.Model;
-        RunReport.Write(Path.Combine(settings.Out, "report.html"), run, dataset, report);
+        if (run.Stopped)
+            RunFolder.Save(settings.Out, run, dataset, report); // with its figures, should time run out for the page
+        RunReport.Write(Path.Combine(settings.Out, "report.html"), run, dataset, report, extras);
         RunFolder.Save(settings.Out, run, dataset, report);
         if (!run.Stopped)
             File.Delete(CheckpointOf(settings));
@@ -105,11 +112,12 @@ internal static class TrainCommand
         return 1;
     }
 
-    private static (TrainingRun, EvaluationReport) Train(Settings settings, FaceDataset dataset, CancellationToken cancellation)
+    private static (TrainingRun, EvaluationReport, RunExtras) Train(Settings settings, FaceDataset dataset, CancellationToken cancellation)
     {
         var split = dataset.Split(test: 0.2, validation: 0.08, settings.Seed);
         Console.WriteLine($"split     {split.Train.Count} training, {split.Validation.Count} validation, {split.Test.Count} test images; the same photo is never on two sides");
 
+        var (rates, fewer) = Beside(settings, split, dataset, cancellation);
         LabRuntime.Seed(settings.Seed);
         var model = settings.NewModel(dataset);
         Console.WriteLine($"model     {model.Name} on {LabRuntime.Device}, {LabRuntime.Threads} threads; weights: {model.WeightsOrigin.Description}");
@@ -131,19 +139,48 @@ internal static class TrainCommand
             RunFolder.Save(settings.Out, run, dataset, test: null);
             Console.WriteLine("stopped   testing the best model so far");
         }
-        // Not to be cancelled: whoever stops a training wants what it has come to.
-        var predictions = Predictor.Predict(model, split.Test, run.Preprocessing, dataset.FakeClass, settings.Recipe.MirrorScores, CancellationToken.None);
-        return (run, EvaluationReport.From(predictions, isSample: dataset.IsSample));
+        var report = Test(settings, run, dataset);
+        return (run, report, new RunExtras { RateTest = rates, LearningCurve = fewer.Count == 0 ? [] : [.. fewer, new LearningCurvePoint(split.Train.Count, report)] });
     }
 
-    private static (TrainingRun, EvaluationReport) AsPublished(StudyRecipe study, Settings settings, FaceDataset dataset, CancellationToken cancellation)
+    // Not to be cancelled: whoever stops a training wants what it has come to.
+    private static EvaluationReport Test(Settings settings, TrainingRun run, FaceDataset dataset) => EvaluationReport.From(
+        Predictor.Predict(run.Model, run.Split.Test, run.Preprocessing, dataset.FakeClass, settings.Recipe.MirrorScores, CancellationToken.None), isSample: dataset.IsSample);
+
+    /// <summary>What is measured beside the training, where that was asked for: before it, and with models of its own, so that the training stays as it is without.</summary>
+    private static (LearningRateCurve? Rates, IReadOnlyList<LearningCurvePoint> Fewer) Beside(Settings settings, DataSplit split, FaceDataset dataset, CancellationToken cancellation)
     {
-        if (settings.Resume)
-            throw new TrainingException("An experiment as published does not resume", study.Name, "Begin it anew");
+        var options = new FitOptions { Seed = settings.Seed, Preprocessing = Preprocessing.Square(settings.Size) };
+        LearningRateCurve? rates = null;
+        if (settings.FindRate)
+        {
+            using var model = Fresh();
+            rates = Trainer.FindLearningRate(model, split, settings.Recipe, options, cancellation: cancellation);
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"rate      the range test suggests {rates.Suggestion:0.0e+0}; this training takes {settings.Recipe.LearningRate:0.0e+0}"));
+        }
+        return (rates, LearningCurve.Run(split, settings.Shares, part =>
+        {
+            using var model = Fresh();
+            var report = Test(settings, Trainer.Fit(model, part, settings.Recipe, options, null, cancellation), dataset);
+            Console.WriteLine($"curve     {part.Train.Count} training images: {report}");
+            return report;
+        }, settings.Seed));
+
+        VisionModel Fresh()
+        {
+            LabRuntime.Seed(settings.Seed);
+            return settings.NewModel(dataset);
+        }
+    }
+
+    private static (TrainingRun, EvaluationReport, RunExtras) AsPublished(StudyRecipe study, Settings settings, FaceDataset dataset, CancellationToken cancellation)
+    {
+        if (settings.Resume || settings.FindRate || settings.Shares.Length > 0)
+            throw new TrainingException("An experiment as published knows no --resume, --lr-find or --learning-curve", study.Name, "Leave that option out");
         study = study with { Model = settings.Model, Size = settings.Size, Recipe = settings.Recipe };
         Console.WriteLine($"study     {study.Name} as published, on purpose with these mistakes: {study.Mistakes}; it reported {study.Reported}");
         var result = study.Run(dataset, settings.Weights, settings.Seed, Print, cancellation);
-        return (result.Run, result.Test);
+        return (result.Run, result.Test, new RunExtras());
     }
 
     private static string CheckpointOf(Settings settings) => Path.Combine(settings.Out, "checkpoint.safetensors");
@@ -151,21 +188,22 @@ internal static class TrainCommand
     /// <summary>Several trainings: folds, seeds, or both.</summary>
     private static int Repeat(Settings settings, CancellationToken cancellation)
     {
-        if (settings.Study is { Mistakes: not StudyMistakes.None } || settings.Resume)
-            throw new TrainingException("Folds and seeds are for trainings without --resume and without the study's mistakes", settings.Recipe.Name, "Leave one of them out");
+        if (settings.Study is { Mistakes: not StudyMistakes.None } || settings.Resume || settings.FindRate || settings.Shares.Length > 0)
+            throw new TrainingException("Folds and seeds go without --resume, --lr-find, --learning-curve and the study's mistakes", settings.Recipe.Name, "Leave one of them out");
         using var progress = TerminalProgress.Show();
         var dataset = CommonOptions.Open(settings.Data, settings.Strict);
         var (size, seeds) = (Preprocessing.Square(settings.Size), settings.Seeds.Length > 0 ? settings.Seeds : [settings.Seed]);
         var result = settings.Folds > 0
             ? Protocol.CrossValidate(dataset, () => settings.NewModel(dataset), settings.Recipe, settings.Folds, seeds, preprocessing: size, onRun: PrintRun, cancellation: cancellation)
             : Protocol.Repeat(dataset, () => settings.NewModel(dataset), settings.Recipe, seeds, preprocessing: size, onRun: PrintRun, cancellation: cancellation);
-        var file = Path.Combine(settings.Out, "protocol.json");
+        var (file, page) = (Path.Combine(settings.Out, "protocol.json"), Path.Combine(settings.Out, "report.html"));
+        RunReport.Write(page, result, dataset, settings.Model, settings.Recipe);
         result.Write(file);
         Console.WriteLine($"means     of {result.Runs.Count} trainings, with 95 % t intervals; each threshold chosen on validation images");
         foreach (var (name, _) in result.Pooled.Figures)
             Console.WriteLine($"  {name,-17} {result.Mean(name)}");
         Console.WriteLine($"pooled    {result.Pooled}, 95 % bootstrap intervals");
-        Console.WriteLine($"written   {Path.GetRelativePath(Environment.CurrentDirectory, file)}");
+        Console.WriteLine($"written   {string.Join(", ", ((string[])[file, page]).Select(f => Path.GetRelativePath(Environment.CurrentDirectory, f)))}");
         return 0;
 
         static void PrintRun(ProtocolRun run) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture,

@@ -23,10 +23,58 @@ public class BrowserTests
         Assert.Equal(dark ? "rgb(22, 22, 26)" : "rgb(255, 255, 255)", (string?)browser.Evaluate("getComputedStyle(document.body).backgroundColor"));
     }
 
-    [Fact]
-    public void The_report_of_a_run_shows_result_curves_mistakes_and_heat()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void The_report_of_a_run_shows_all_that_was_measured_of_it(bool dark)
     {
         using var folder = TestSupport.Folder();
+        var (run, data, test) = Run(folder);
+        using var model = run.Model;
+        (double, double, double)[] rates = [.. Enumerable.Range(0, 40).Select(i => (Math.Pow(10, -6 + i * 0.15), 0.7 - i * 0.005, 0.7 - i * 0.005))];
+        RunReport.Write(folder["report.html"], run, data, test, new RunExtras
+        {
+            RateTest = new LearningRateCurve(rates, 1e-3),
+            LearningCurve = [new LearningCurvePoint(10, test), new LearningCurvePoint(20, test), new LearningCurvePoint(run.Split.Train.Count, test)],
+        });
+        Assert.InRange(new FileInfo(folder["report.html"]).Length, 100_000, HtmlReport.LargestReport);
+        Assert.Equal(
+            ["Some of the training images: fake", "Some of the training images: real", "Training curves", "Learning-rate finder", "Confusion matrix", "ROC and precision-recall curves",
+                "Reliability", "At temperature", "By difficulty", "By replaced part", "Learning curve", "Where the model was surest and wrong",
+                "Grad-CAM: what spoke for the wrong answer", "Nearest training images", "Grad-CAM for fake", "Occlusion", "Test images, as the model sees them"],
+            Shown(folder, dark ? "run-dark.png" : "run.png", dark).Select(t => t.StartsWith("At temperature", StringComparison.Ordinal) ? t[..14] : t));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void The_report_of_several_trainings_compares_them(bool dark)
+    {
+        using var folder = TestSupport.Folder();
+        var (run, data, test) = Run(folder);
+        run.Model.Dispose();
+        ProtocolRun[] runs = [.. Enumerable.Range(0, 10).Select(i => new ProtocolRun(1 + i / 5, 1 + i % 5, run.Best, 0.4 + 0.02 * i, EvaluationReport.From(test.Predictions, 0.4 + 0.02 * i, resamples: 0)))];
+        RunReport.Write(folder["report.html"], new ProtocolResult(runs, test), data, "mobilenet_v2", run.Recipe);
+        Assert.Equal(
+            ["accuracy of 11 runs", "AUC of 11 runs", "Confusion matrix", "ROC and precision-recall curves", "Reliability", "By difficulty", "By replaced part", "Where the model was surest and wrong"],
+            Shown(folder, dark ? "protocol-dark.png" : "protocol.png", dark));
+    }
+
+    /// <summary>The titles of the page's figures, all drawn; nothing complained of.</summary>
+    private static IReadOnlyList<string> Shown(TemporaryFolder folder, string screenshot, bool dark)
+    {
+        using var browser = new Browser();
+        browser.Open(folder["report.html"], dark);
+        Keep(browser, screenshot);
+        Assert.Empty(browser.Complaints);
+        string[] titles = [.. browser.Evaluate("[...document.querySelectorAll('figure svg > title')].map(t => t.textContent)")!.AsArray().Select(t => (string)t!)];
+        CheckDrawn(browser, titles.Length);
+        return titles;
+    }
+
+    /// <summary>What a training on forty noisy pictures could have given.</summary>
+    private static (TrainingRun, FaceDataset, EvaluationReport) Run(TemporaryFolder folder)
+    {
         var random = new Random(4);
         for (var i = 0; i < 40; i++)
         {
@@ -38,19 +86,10 @@ public class BrowserTests
         }
         var data = FaceDataset.Open(folder["faces"]);
         var split = data.Split();
-        using var model = Models.MobileNetV2(Weights.None).WithHead(2);
+        var model = Models.MobileNetV2(Weights.None).WithHead(2);
         EpochFigures[] history = [new("head", 1, 0.7, 0.7, 0.5, 0.5, 1e-3, 1), new("fine-tune", 1, 0.6, 0.65, 0.6, 0.7, 1e-4, 2), new("fine-tune", 2, 0.5, 0.66, 0.6, 0.7, 1e-5, 2)];
         var run = new TrainingRun(model, Recipe.Full(), split, Preprocessing.Square(96), 42, history, history[1]);
-        var test = EvaluationReport.From([.. split.Test.Select((image, i) => new Prediction(image, image.Label == data.FakeClass, (i * 0.37 + 0.1) % 1))]);
-        RunReport.Write(folder["report.html"], run, data, test);
-
-        using var browser = new Browser();
-        browser.Open(folder["report.html"]);
-        Keep(browser, "run.png");
-        Assert.Empty(browser.Complaints);
-        CheckDrawn(browser, 8);
-        Assert.Equal(["What this is", "Training", "Test", "Most confident mistakes", "What it looks at", "Settings"],
-            browser.Evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)")!.AsArray().Select(h => (string?)h));
+        return (run, data, EvaluationReport.From([.. split.Test.Select((image, i) => new Prediction(image, image.Label == data.FakeClass, (i * 0.37 + 0.1) % 1))]));
     }
 
     [Fact]

@@ -67,6 +67,26 @@ public sealed class CommandTests : IDisposable
         Assert.InRange((double)lines[1]["fakeProbability"]!, 0, 1);
     }
 
+    [Fact]
+    public void Pages_show_the_range_test_the_learning_curve_and_several_trainings_beside_each_other()
+    {
+        TrainingTests.PaintImages(folder["images"], 20);
+        string[] quick = ["train", "--data", folder["images"], "--weights", "none", "--size", "32"];
+        var curve = Run([.. quick, "--epochs", "1", "--lr-find", "--learning-curve", "0.5", "--out", folder["curve"]]);
+        Assert.True(curve.Code == 0, curve.Error);
+        var page = File.ReadAllText(Path.Combine(folder["curve"], "report.html"));
+        Assert.Contains("<title>Learning curve</title>", page, StringComparison.Ordinal);
+        Assert.Contains("<title>Learning-rate finder</title>", page, StringComparison.Ordinal);
+        var plain = Run([.. quick, "--epochs", "1", "--out", folder["plain"]]);
+        Assert.True(plain.Code == 0, plain.Error);
+        Assert.Equal(File.ReadAllBytes(Path.Combine(folder["plain"], "model.safetensors")), File.ReadAllBytes(Path.Combine(folder["curve"], "model.safetensors")));
+        Assert.Equal(1, Run([.. quick, "--learning-curve", "2", "--out", folder["bad"]]).Code);
+
+        var folds = Run([.. quick, "--epochs", "0", "--folds", "2", "--out", folder["folds"]]);
+        Assert.True(folds.Code == 0, folds.Error);
+        Assert.Contains("<title>accuracy of 3 runs</title>", File.ReadAllText(Path.Combine(folder["folds"], "report.html")), StringComparison.Ordinal);
+    }
+
     private static (int Code, string Output, string Error) Run(params string[] arguments) =>
         TestSupport.Run("dotnet", [typeof(Cli.Program).Assembly.Location, .. arguments]);
 }

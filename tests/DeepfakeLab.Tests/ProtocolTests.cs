@@ -34,6 +34,25 @@ public sealed class ProtocolTests
             [.. values.Select((v, i) => new Prediction(new FaceImage($"{i}", "", v.Fake ? 0 : 1, null, FaceParts.None, i), v.Fake, v.P))];
     }
 
+    [Fact]
+    public void A_shifted_probability_says_fake_where_the_threshold_was_reached_and_keeps_the_order()
+    {
+        double[] scores = [0, 1e-300, 0.1, 0.3, Math.BitIncrement(0.3), 0.5, 0.7, Math.BitDecrement(1), 1];
+        foreach (var threshold in (double[])[0, 0.3, Math.BitIncrement(0.3), 0.5, 0.9, 1, Math.BitIncrement(1), 1.5])
+        {
+            double[] shifted = [.. scores.Select(p => Protocol.Shift(p, threshold))];
+            Assert.Equal(scores.Select(p => p >= threshold), shifted.Select(p => p >= 0.5));
+            Assert.Equal(shifted.Order(), shifted);
+            Assert.All(shifted, p => Assert.InRange(p, 0, 1));
+        }
+        Assert.Equal(0.5, Protocol.Shift(0.2, 0.2), 1e-12);
+        Assert.Equal(0.8, Protocol.Shift(0.5, 0.2), 1e-12);
+        // a model that is worse than chance: nothing is called fake, and the threshold lies above its highest score
+        FaceImage image = new("x", "", 0, null, FaceParts.None, 0);
+        var threshold1 = Protocol.ChooseThreshold([new(image, false, 1), new(image, true, 0.9)]);
+        Assert.True(threshold1 is <= 0.9 or > 1, $"{threshold1}");
+    }
+
     [Theory] // from a table of Student's t
     [InlineData(1, 12.70620), InlineData(2, 4.302653), InlineData(4, 2.77645), InlineData(9, 2.26216), InlineData(30, 2.04227)]
     public void The_interval_over_repetitions_is_Students(int freedom, double t) => Assert.Equal(t, StudentT.Quantile(0.95, freedom), 1e-4);

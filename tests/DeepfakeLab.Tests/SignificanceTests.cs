@@ -42,6 +42,9 @@ public class SignificanceTests
         bool[] truth = [true, true, false, false, true];
         double[] scores = [0.9, 0.4, 0.6, 0.1, 0.8];
         Assert.Equal(1, Significance.McNemar(truth, scores, scores).PValue);
+        double[] halved = [.. scores.Select(s => s / 2)]; // the same answers at half the threshold
+        Assert.Equal((0, 0), Significance.McNemar(truth, scores, halved, 0.5, 0.25) is var same1 ? (same1.OnlyFirst, same1.OnlySecond) : default);
+        Assert.Equal(new McNemarResult(2, 1, 1), Significance.McNemar(truth, scores, halved));
         var same = Significance.DeLong(truth, scores, scores);
         Assert.Equal((0, 1), (same.Difference.Value, same.PValue));
         Assert.Throws<EvaluationException>(() => Significance.DeLong([true, false, false], [1, 0, 0], [1, 0, 0]));

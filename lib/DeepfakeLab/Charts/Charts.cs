@@ -82,15 +82,15 @@ public static partial class Charts
     }
 
     /// <summary>What the model said against what was so, and how often it said it.</summary>
-    public static Figure Reliability(EvaluationReport report)
+    public static Figure Reliability(EvaluationReport report, string title = "Reliability")
     {
         var bins = report.Reliability();
         var filled = bins.Where(b => b.Count > 0).ToArray();
-        return new Figure("Reliability",
+        return new Figure(title,
             Text($"expected calibration error {report.CalibrationError}; ")
                 + string.Join(", ", filled.Select(b => Text($"said {b.MeanProbability:0.00} where {b.FakeShare:0.00} were fake ({b.Count} images)"))),
             columns: 1,
-            new Panel(Text($"Reliability, ECE {report.CalibrationError}"), Unit("predicted probability of fake"), Unit("share that is fake"),
+            new Panel(Text($"{title}, ECE {report.CalibrationError}"), Unit("predicted probability of fake"), Unit("share that is fake"),
                 new Bars("share of images", [.. bins.Select(b => (b.From + b.To) / 2)],
                     [.. bins.Select(b => Exact(b.Count / (double)report.N))], 0.094, Palette.Muted),
                 new Curve("perfect", [0, 1], [0, 1], Palette.Muted, Dashed: true),
@@ -134,7 +134,7 @@ public static partial class Charts
         columns: 1,
         new Panel($"{figure} by run", Axis.Of("", [.. runs.Select(r => r.Run)]), Axis.Around(figure, [.. runs.SelectMany(r => (double[])[r.Estimate.Value, r.Estimate.High, 1])], fromZero: true) with { Max = 1.1 },
             new Bars("", [.. runs.Select((_, i) => (double)i)], [.. runs.Select(r => r.Estimate)], 0.6, 0, Labels: true))
-        { Width = Math.Max(380, 76 + 110 * runs.Count) });
+        { Width = Math.Max(380, 76 + (runs.Count > 8 ? 84 : 110) * runs.Count) });
 
     private static Axis Unit(string title) => new(title, 0, 1);
 

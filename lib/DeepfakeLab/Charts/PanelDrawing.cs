@@ -126,7 +126,7 @@ internal static class PanelDrawing
                 canvas.Line([(middle - 5, f.AtY(high)), (middle + 5, f.AtY(high))], Canvas.Ink, 1.5);
             }
             if (bars.Labels)
-                canvas.Text(middle, f.AtY(double.IsFinite(high) ? high : value) - 5, value.ToString("0.00", CultureInfo.InvariantCulture), 11, Align.Centre);
+                canvas.Text(middle, f.AtY(double.IsFinite(high) ? high : value) - 7, value.ToString("0.00", CultureInfo.InvariantCulture), 11, Align.Centre);
         }
     }
 

@@ -37,7 +37,7 @@ public static class PlotlyPage
     public static void Write(string path, string title, IEnumerable<Figure> figures)
     {
         var html = new StringBuilder("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">")
-            .Append("<style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:1rem auto}</style><title>")
+            .Append("<style>:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:1rem auto}.js-plotly-plot .main-svg text{fill:CanvasText!important}</style><title>")
             .Append(WebUtility.HtmlEncode(title)).Append("</title>").Append(Script).Append("</head><body><h1>").Append(WebUtility.HtmlEncode(title)).Append("</h1>");
         foreach (var figure in figures)
             html.Append(figure.ToPlotlyHtml()).Append('\n');

@@ -11,6 +11,8 @@ namespace DeepfakeLab;
 /// </remarks>
 internal static class PlotlyWriter
 {
+    private const string Grey = "#75757d";
+
     public static JsonObject Write(Figure figure)
     {
         var (data, images, notes) = (new JsonArray(), new JsonArray(), new JsonArray());
@@ -20,10 +22,10 @@ internal static class PlotlyWriter
             ["width"] = figure.Width,
             ["height"] = figure.Height + 60,
             ["meta"] = new JsonObject { ["alt"] = figure.AltText },
-            // grey ink on a clear ground reads on light and dark pages alike
+            // grey ink on a clear ground reads on light (4.6:1) and on dark pages; pages of ours put their own ink in its place
             ["paper_bgcolor"] = "rgba(0,0,0,0)",
             ["plot_bgcolor"] = "rgba(0,0,0,0)",
-            ["font"] = new JsonObject { ["color"] = "#808088" },
+            ["font"] = new JsonObject { ["color"] = Grey },
             // the panels' own places leave room for everything, so that Plotly must not take more
             ["margin"] = new JsonObject { ["l"] = 0, ["r"] = 0, ["t"] = 30, ["b"] = 30 },
             ["images"] = images,
@@ -166,7 +168,7 @@ internal static class PlotlyWriter
     /// <summary>Plotly reads a little HTML in texts; file names must not write any.</summary>
     private static string Escape(string text) => System.Net.WebUtility.HtmlEncode(text);
 
-    private static string Colour(int color) => color < 0 ? "#808088" : Palette.Hex(color);
+    private static string Colour(int color) => color < 0 ? Grey : Palette.Hex(color);
 
     private static JsonArray Numbers(IEnumerable<double> values) => new([.. values.Select(v => Estimate.Number(v))]);
 

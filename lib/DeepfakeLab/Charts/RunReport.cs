@@ -1,40 +1,111 @@
 using System.Globalization;
-using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
-/// <summary>The page that a training leaves: what was trained on what, how it went, and how good it is.</summary>
-public static class RunReport
+/// <summary>What a report shows beside the run itself, where it was measured.</summary>
+public sealed record RunExtras
+{
+    /// <summary>The range test that was made before the training.</summary>
+    public LearningRateCurve? RateTest { get; init; }
+
+    /// <summary>The same training on fewer images.</summary>
+    public IReadOnlyList<LearningCurvePoint> LearningCurve { get; init; } = [];
+}
+
+/// <summary>The page that a training leaves: what was trained on what, how it went, how good it is, and where it looks.</summary>
+public static partial class RunReport
 {
     private const int Shown = 12;
 
-    /// <summary>Writes the page, one file that opens without a network.</summary>
-    public static void Write(string path, TrainingRun run, FaceDataset data, EvaluationReport test)
+    /// <summary>Writes the page, one file that opens without a network. The model scores validation and training images once more for it.</summary>
+    public static void Write(string path, TrainingRun run, FaceDataset data, EvaluationReport test, RunExtras? extras = null)
     {
-        var title = $"{run.Model.Name}, {run.Recipe.Name}{(data.IsSample ? ", on the painted sample" : "")}";
-        HtmlReport.Write(path, title, [Summary(run, data, test), Training(run), Test(test), Mistakes(test), Heat(run, data, test), Settings(run, data)]);
+        extras ??= new RunExtras();
+        var title = $"{run.Model.Name}, {run.Recipe.Name}{Sample(data)}";
+        using var alike = new Alike(run, test);
+        HtmlReport.Write(path, title,
+        [
+            Summary(run, data, test), Images(run, data), Training(run, extras), Test(test, Validation(run, data)), .. LearningCurveOf(extras),
+            Mistakes(run, data, test, alike), Looks(run, data, test), alike.Plane(), Settings(run, data),
+        ]);
+    }
+
+    /// <summary>Writes the page of several trainings, which are compared with each other.</summary>
+    public static void Write(string path, ProtocolResult result, FaceDataset data, string model, Recipe recipe)
+    {
+        var runs = result.Runs.Select(r => (Name: $"seed {r.Seed}{(result.Runs.Any(o => o.Fold > 1) ? $", fold {r.Fold}" : "")}", r.Test, r.Threshold, r.Best)).ToList();
+        HtmlReport.Write(path, $"{model}, {recipe.Name}: {runs.Count} trainings{Sample(data)}",
+        [
+            SampleNote(new ReportSection("What this is")
+                .Text($"{runs.Count} trainings of {model}, each from the pretrained weights and each tested on images that it had not seen: accuracy {result.Accuracy}, AUC {result.Auc} "
+                    + "(means with 95 % t intervals over the trainings). Epoch and threshold of each were chosen on validation images."), data),
+            new ReportSection("The trainings beside each other")
+                .Add(Charts.Comparison("accuracy", [.. runs.Select(r => (r.Name, r.Test.Accuracy)), ("mean", result.Accuracy)]))
+                .Add(Charts.Comparison("AUC", [.. runs.Select(r => (r.Name, r.Test.Auc)), ("mean", result.Auc)]))
+                .Table(["training", "test images", "accuracy", "AUC", "threshold", "kept epoch"], runs.Select(r => (string[])
+                    [r.Name, Number(r.Test.N), Number(r.Test.Accuracy.Value), Number(r.Test.Auc.Value), Number(r.Threshold), $"{r.Best.Phase} {r.Best.Epoch}"])),
+            Test(result.Pooled, null, "All test answers as one, each training's probabilities shifted so that its threshold lies at 0.5."),
+            new ReportSection("Most confident mistakes").AddMistakes(result.Pooled),
+            new ReportSection("Settings").Facts([("data", data.ToString()), ("data fingerprint", data.Fingerprint), Device, .. recipe.Settings()]),
+        ]);
     }
 
     /// <summary>The history's curves; the mark stands at the epoch that was kept.</summary>
     public static Figure Curves(TrainingRun run) => Charts.TrainingCurves(run.History, run.Best);
 
-    private static ReportSection Summary(TrainingRun run, FaceDataset data, EvaluationReport test)
+    private static (string, string) Device => ("device", $"{LabRuntime.Device}, {LabRuntime.Threads} threads");
+
+    private static string Sample(FaceDataset data) => data.IsSample ? ", on the painted sample" : "";
+
+    private static string Number(double value) => value.ToString("0.###", CultureInfo.InvariantCulture);
+
+    private static ReportSection SampleNote(ReportSection section, FaceDataset data) => data.IsSample
+        ? section.Text("The images are painted faces, a sample that comes with the project. These figures say nothing about photographs.") : section;
+
+    private static ReportSection Summary(TrainingRun run, FaceDataset data, EvaluationReport test) => SampleNote(new ReportSection("What this is")
+        .Text($"A {run.Model.Name} told {string.Join(" from ", data.Classes)} on {test.N} test images that it had not seen, none of which shows a photo that it learned from: "
+            + $"accuracy {test.Accuracy}, AUC {test.Auc} (95 % bootstrap intervals)."), data);
+
+    private static ReportSection Images(TrainingRun run, FaceDataset data)
     {
-        var section = new ReportSection("What this is")
-            .Text($"A {run.Model.Name} told {string.Join(" from ", data.Classes)} on {test.N} test images that it had not seen, none of which shows a photo that it learned from: "
-                + $"accuracy {test.Accuracy}, AUC {test.Auc} (95 % bootstrap intervals).");
-        return data.IsSample
-            ? section.Text("The images are painted faces, a sample that comes with the project. These figures say nothing about photographs.")
-            : section;
+        var section = new ReportSection("The images");
+        foreach (var (label, name) in data.Classes.Index())
+        {
+            FaceImage[] ofClass = [.. run.Split.Train.Where(i => i.Label == label)];
+            if (ofClass.Length > 0)
+                section.Add(Charts.ImageGrid($"Some of the training images: {name}", [.. Spread(ofClass, 6).Select(i => (ImageReader.Read(i.Path), Caption(i)))]));
+        }
+        return section;
     }
 
-    private static ReportSection Training(TrainingRun run) => new ReportSection("Training")
-        .Text($"A new head on frozen features first, then fine-tuning. Kept: {run.Best.Phase}, epoch {run.Best.Epoch}, which had the highest AUC on the validation images.")
-        .Add(Curves(run));
-
-    private static ReportSection Test(EvaluationReport test)
+    private static ReportSection Training(TrainingRun run, RunExtras extras)
     {
-        var section = new ReportSection("Test").Add(test).Add(Charts.Confusion(test.Confusion)).Add(Charts.RocAndPrecisionRecall(test)).Add(Charts.Reliability(test));
+        var section = new ReportSection("Training")
+            .Text($"A new head on frozen features first, then fine-tuning. Kept: {run.Best.Phase}, epoch {run.Best.Epoch}, which had the highest AUC on the validation images.")
+            .Add(Curves(run));
+        return extras.RateTest is not { } rates ? section : section
+            .Text("Before it a short training at a growing rate, to see which rates learn; the weights were then put back.")
+            .Add(Charts.LearningRateFinder([.. rates.Points.Select(p => p.Rate)], [.. rates.Points.Select(p => p.Smoothed)], rates.Suggestion));
+    }
+
+    /// <summary>The validation images' answers, to fit a temperature on; null where a class is absent.</summary>
+    private static IReadOnlyList<Prediction>? Validation(TrainingRun run, FaceDataset data)
+    {
+        var answers = Predictor.Predict(run.Model, run.Split.Validation, run.Preprocessing, data.FakeClass, run.Recipe.MirrorScores, trainingMode: run.Recipe.ScoreInTrainingMode);
+        return answers.Select(p => p.IsFake).Distinct().Count() == 2 ? answers : null;
+    }
+
+    private static ReportSection Test(EvaluationReport test, IReadOnlyList<Prediction>? validation, string? before = null)
+    {
+        var section = new ReportSection("Test");
+        section = (before is null ? section : section.Text(before)).Add(test).Add(Charts.Confusion(test.Confusion)).Add(Charts.RocAndPrecisionRecall(test)).Add(Charts.Reliability(test));
+        if (validation is not null)
+        {
+            var scaling = TemperatureScaling.Fit([.. validation.Select(p => p.IsFake)], [.. validation.Select(p => p.FakeProbability)]);
+            section.Add(Charts.Reliability(EvaluationReport.From([.. test.Predictions.Select(scaling.Apply)], test.Threshold, isSample: test.IsSample),
+                    $"At temperature {scaling.Temperature.ToString("0.00", CultureInfo.InvariantCulture)}"))
+                .Text("The second shows the same test images with one temperature for all, fitted on the validation images: above 1 the model had been too sure of itself.");
+        }
         foreach (var (title, slices) in ((string, IReadOnlyList<Slice>)[])[("By difficulty", test.ByDifficulty), ("By replaced part", test.ByPart)])
         {
             if (slices.Count > 0)
@@ -43,29 +114,9 @@ public static class RunReport
         return section;
     }
 
-    private static ReportSection Mistakes(EvaluationReport test)
-    {
-        var section = new ReportSection("Most confident mistakes");
-        var wrong = test.MostConfidentMistakes(Shown);
-        return wrong.Count == 0 ? section.Text("There are none.") : section.Add(Charts.Predictions("Where the model was surest and wrong", wrong, test.Threshold));
-    }
-
-    /// <summary>Grad-CAM of the fakes that the model found most surely.</summary>
-    private static ReportSection Heat(TrainingRun run, FaceDataset data, EvaluationReport test)
-    {
-        var section = new ReportSection("What it looks at");
-        Prediction[] found = [.. test.Predictions.Where(p => p.IsFake && p.FakeProbability >= test.Threshold)
-            .OrderByDescending(p => p.FakeProbability).ThenBy(p => p.Image.Name, StringComparer.Ordinal).Take(Shown)];
-        if (found.Length == 0)
-            return section.Text("The model found no fake.");
-        RgbImage[] images = [.. found.Select(p => run.Preprocessing.Apply(ImageReader.Read(p.Image.Path)))];
-        using var scope = NewDisposeScope();
-        var batch = run.Preprocessing.Normalize(stack([.. images.Select(Preprocessing.ToTensor)]));
-        return section
-            .Text("Grad-CAM: places that speak for a fake, bright where they count most. These fakes were found most surely.")
-            .Add(Charts.Explanations("Grad-CAM for fake", images, Explain.GradCam(run.Model, batch, data.FakeClass),
-                [.. found.Select(p => $"{p.Image.Name.Split('/')[^1]}\n{(p.Image.Replaced == FaceParts.None ? "" : p.Image.Replaced)}")]));
-    }
+    private static IEnumerable<ReportSection> LearningCurveOf(RunExtras extras) => extras.LearningCurve.Count == 0 ? [] :
+        [new ReportSection("Would more images help?").Text("The same training on parts of the training images, tested on the same test images; bands are 95 % bootstrap intervals.")
+            .Add(Charts.LearningCurve(extras.LearningCurve))];
 
     private static ReportSection Settings(TrainingRun run, FaceDataset data) => new ReportSection("Settings")
         .Facts([
@@ -74,7 +125,7 @@ public static class RunReport
             ("split", $"{run.Split.Train.Count} training, {run.Split.Validation.Count} validation, {run.Split.Test.Count} test images"),
             ("weights", run.Model.WeightsOrigin.Description),
             ("seed", run.Seed.ToString(CultureInfo.InvariantCulture)),
-            ("device", $"{LabRuntime.Device}, {LabRuntime.Threads} threads"),
+            Device,
             .. run.Recipe.Settings(),
         ]);
 }

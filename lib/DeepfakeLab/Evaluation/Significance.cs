@@ -17,13 +17,16 @@ public sealed record DeLongResult(double First, double Second, Estimate Differen
 public static class Significance
 {
     /// <summary>Compares right and wrong answers (McNemar 1947, in its exact form).</summary>
-    public static McNemarResult McNemar(bool[] truth, double[] first, double[] second, double threshold = 0.5)
+    /// <param name="threshold">The first model's.</param>
+    /// <param name="secondThreshold">The second model's, where validation chose another one for it.</param>
+    public static McNemarResult McNemar(bool[] truth, double[] first, double[] second, double threshold = 0.5, double? secondThreshold = null)
     {
-        _ = (Metrics.Confusion(truth, first, threshold), Metrics.Confusion(truth, second, threshold)); // checks them
+        var other = secondThreshold ?? threshold;
+        _ = (Metrics.Confusion(truth, first, threshold), Metrics.Confusion(truth, second, other)); // checks them
         int onlyFirst = 0, onlySecond = 0;
         for (var i = 0; i < truth.Length; i++)
         {
-            bool a = first[i] >= threshold == truth[i], b = second[i] >= threshold == truth[i];
+            bool a = first[i] >= threshold == truth[i], b = second[i] >= other == truth[i];
             onlyFirst += a && !b ? 1 : 0;
             onlySecond += b && !a ? 1 : 0;
         }

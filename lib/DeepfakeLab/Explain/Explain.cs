@@ -7,24 +7,44 @@ namespace DeepfakeLab;
 /// All methods take normalised images [N, 3, H, W] (<see cref="Preprocessing.Normalize"/>) and the index of the logit to explain
 /// (<see cref="FaceDataset.FakeClass"/> for "why fake?"), run in eval mode and leave the model's mode as it was. Heat maps come back as
 /// N arrays [h, w] from 0 to 1, on the CPU; <see cref="Charts.HeatOverlay"/> lays them over the image.
+/// What gradients are taken of is the logit, or, with <c>against</c>, the logit minus another one. Of two classes only that difference
+/// decides the answer, so "why fake?" is asked as fake against real.
 /// </remarks>
 public static class Explain
 {
     /// <summary>Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): feature maps weighted by their mean gradient.</summary>
     /// <param name="layer">A stage, or a module's state-dict path; the last stage with feature maps when not given.</param>
+    /// <param name="against">The logit that is subtracted, if any.</param>
     /// <exception cref="ModelException">There is no such layer, or it gives no feature maps.</exception>
-    public static IReadOnlyList<float[,]> GradCam(VisionModel model, Tensor images, int target, string? layer = null) =>
-        Cam(model, images, target, layer, (_, gradients) => gradients.mean([2, 3], keepdim: true));
+    public static IReadOnlyList<float[,]> GradCam(VisionModel model, Tensor images, int target, string? layer = null, int? against = null) =>
+        Cam(model, images, Score(target, against), layer, (_, gradients) => gradients.mean([2, 3], keepdim: true));
 
     /// <summary>Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063): gradients weighted so that several places can count.</summary>
     /// <inheritdoc cref="GradCam"/>
-    public static IReadOnlyList<float[,]> GradCamPlusPlus(VisionModel model, Tensor images, int target, string? layer = null) =>
-        Cam(model, images, target, layer, (activations, gradients) =>
+    public static IReadOnlyList<float[,]> GradCamPlusPlus(VisionModel model, Tensor images, int target, string? layer = null, int? against = null) =>
+        Cam(model, images, Score(target, against), layer, (activations, gradients) =>
         {
             // equation 19 for an exponential score, g² / (2g² + ΣA·g³), with g² cancelled; only rising gradients count
             var alpha = (activations.sum([2, 3], keepdim: true) * gradients + 2).reciprocal();
             return (alpha * gradients.relu()).sum([2, 3], keepdim: true);
         });
+
+    /// <summary>
+    /// The deepest stage whose maps can point at something so small: a cell of them covers at most <paramref name="smallest"/> of the image's
+    /// side. With 5 cells across, no cell lies on an eye; see <see cref="Localisation.SmallestPart"/>. The first stage where all are coarser.
+    /// </summary>
+    /// <param name="size">Pixels a side of the model's input.</param>
+    public static string LayerFor(VisionModel model, int size, double smallest)
+    {
+        using var images = zeros(1, 3, size, size);
+        return Evaluated(model, images, x =>
+        {
+            using var scope = NewDisposeScope();
+            using var frozen = no_grad();
+            var cells = LayerProbe.CellsOf(model, x);
+            return model.Stages.LastOrDefault(stage => cells.TryGetValue(stage, out var across) && across * smallest >= 1) ?? model.Stages[0];
+        });
+    }
 
     /// <summary>How much the target's probability falls when a grey square (the mean colour) hides a place (Zeiler and Fergus 2014).</summary>
     /// <param name="square">Side of the square in pixels.</param>
@@ -68,13 +88,15 @@ public static class Explain
 
     /// <summary>
     /// Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365) from the mean colour to the image: how much each pixel adds to
-    /// the target's logit. They sum up to the difference of the two logits.
+    /// the target's logit. They sum up to what the logit gains on the way, but for the error of so many steps.
     /// </summary>
     /// <param name="steps">Points on the way, by the midpoint rule.</param>
+    /// <param name="against">The logit that is subtracted, if any.</param>
     /// <returns>[N, 3, H, W] on the CPU; the caller owns it.</returns>
-    public static Tensor IntegratedGradients(VisionModel model, Tensor images, int target, int steps = 32)
+    public static Tensor IntegratedGradients(VisionModel model, Tensor images, int target, int steps = 32, int? against = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
+        var score = Score(target, against);
         return Evaluated(model, images, x =>
         {
             using var scope = NewDisposeScope();
@@ -85,7 +107,7 @@ public static class Explain
                 LabProgress.Interrupt.ThrowIfCancellationRequested();
                 using var stepScope = NewDisposeScope();
                 var at = (x * ((step + 0.5) / steps)).detach().requires_grad_();
-                sum.add_(autograd.grad([model.call(at).select(1, target).sum()], [at])[0]);
+                sum.add_(autograd.grad([score(model.call(at)).sum()], [at])[0]);
             }
             return (sum / steps * x).cpu().MoveToOuterDisposeScope();
         });
@@ -98,13 +120,16 @@ public static class Explain
         return Unstack(nn.functional.avg_pool2d(attributions.abs().sum(1, keepdim: true), 7, stride: 1, padding: 3).squeeze(1));
     }
 
-    private static IReadOnlyList<float[,]> Cam(VisionModel model, Tensor images, int target, string? layer, Func<Tensor, Tensor, Tensor> weigh) =>
+    private static IReadOnlyList<float[,]> Cam(VisionModel model, Tensor images, Func<Tensor, Tensor> score, string? layer, Func<Tensor, Tensor, Tensor> weigh) =>
         Evaluated(model, images, x =>
         {
             using var scope = NewDisposeScope();
-            var (activations, gradients) = LayerProbe.Run(model, x, layer ?? LayerProbe.DefaultLayer(model), target);
+            var (activations, gradients) = LayerProbe.Run(model, x, layer ?? LayerProbe.DefaultLayer(model), score);
             return Unstack((weigh(activations, gradients) * activations).sum(1).relu());
         });
+
+    private static Func<Tensor, Tensor> Score(int target, int? against) =>
+        logits => against is { } other ? logits.select(1, target) - logits.select(1, other) : logits.select(1, target);
 
     /// <summary>Runs in eval mode on the model's device, and puts the mode back.</summary>
     private static T Evaluated<T>(VisionModel model, Tensor images, Func<Tensor, T> work)

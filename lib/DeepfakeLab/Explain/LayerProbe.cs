@@ -7,8 +7,8 @@ internal static class LayerProbe
 {
     /// <summary>Activations of a layer and the gradient of the summed scores with respect to them, both [N, C, h, w].</summary>
     /// <param name="layer">A stage of <see cref="VisionModel.Stages"/>, or any module's state-dict path such as <c>layer4.1.conv2</c>.</param>
-    /// <param name="target">Which logit is the score.</param>
-    public static (Tensor Activations, Tensor Gradients) Run(VisionModel model, Tensor images, string layer, int target)
+    /// <param name="score">Of logits [N, K]: [N].</param>
+    public static (Tensor Activations, Tensor Gradients) Run(VisionModel model, Tensor images, string layer, Func<Tensor, Tensor> score)
     {
         using var scope = NewDisposeScope();
         using var gradients = enable_grad();
@@ -30,12 +30,33 @@ internal static class LayerProbe
         }
         if (kept is null || kept.Dimensions != 4)
             throw new ModelException($"This layer of {model.Name} gives no feature maps [N, C, h, w]", layer, "Use a convolutional stage, such as " + DefaultLayer(model));
-        var gradient = autograd.grad([logits.select(1, target).sum()], [kept])[0];
+        var gradient = autograd.grad([score(logits).sum()], [kept])[0];
         return (kept.detach().MoveToOuterDisposeScope(), gradient.detach().MoveToOuterDisposeScope());
     }
 
     /// <summary>The last stage that still has feature maps: the usual place for Grad-CAM.</summary>
     public static string DefaultLayer(VisionModel model) => model.Stages[^2];
+
+    /// <summary>How many cells each stage's feature maps have across, for images of this size.</summary>
+    public static IReadOnlyDictionary<string, long> CellsOf(VisionModel model, Tensor images)
+    {
+        var cells = new Dictionary<string, long>();
+        var hooks = model.Stages.SkipLast(1).Select(stage => Find(model, stage).register_forward_hook((_, _, output) =>
+        {
+            if (output.Dimensions == 4)
+                cells[stage] = Math.Min(output.shape[2], output.shape[3]);
+            return output;
+        })).ToList();
+        try
+        {
+            model.call(images);
+        }
+        finally
+        {
+            hooks.ForEach(h => h.remove());
+        }
+        return cells;
+    }
 
     private static nn.Module<Tensor, Tensor> Find(VisionModel model, string layer)
     {

@@ -79,16 +79,9 @@ public static class Protocol
         Preprocessing? preprocessing = null, Action<ProtocolRun>? onRun = null, CancellationToken cancellation = default) =>
         Run(data, model, recipe, preprocessing, onRun, cancellation, from seed in seeds select (seed, 1, data.Split(test, validation, seed)));
 
-    /// <summary>The threshold with the highest balanced accuracy; of several the middle of those nearest to 0.5.</summary>
-    public static double ChooseThreshold(IReadOnlyList<Prediction> predictions)
-    {
-        double[] scores = [.. predictions.Select(p => p.FakeProbability).Distinct().Order()];
-        var (truth, all) = (predictions.Select(p => p.IsFake).ToArray(), predictions.Select(p => p.FakeProbability).ToArray());
-        // between two neighbouring scores all thresholds are the same; 0.5 stands for its own gap
-        return scores.Zip(scores.Skip(1), (a, b) => a < 0.5 && 0.5 <= b ? 0.5 : (a + b) / 2).Append(0.5)
-            .OrderByDescending(t => Metrics.Confusion(truth, all, t).BalancedAccuracy is var value && double.IsNaN(value) ? 0 : value)
-            .ThenBy(t => Math.Abs(t - 0.5)).First();
-    }
+    /// <summary>The threshold with the highest balanced accuracy; see <see cref="Threshold.Choose"/>.</summary>
+    public static double ChooseThreshold(IReadOnlyList<Prediction> predictions) =>
+        Threshold.Choose([.. predictions.Select(p => p.IsFake)], [.. predictions.Select(p => p.FakeProbability)]);
 
     /// <summary>Shares of the images: tested and validated on without folds, validated on with them.</summary>
     internal const double TestShare = 0.2, ValidationShare = 0.08, FoldValidationShare = 0.1;
@@ -154,6 +147,14 @@ public static class Protocol
     internal static ProtocolResult Pool(IReadOnlyList<ProtocolRun> runs, bool isSample) => new(runs, EvaluationReport.From(
         [.. runs.SelectMany(r => r.Test.Predictions.Select(p => p with { FakeProbability = Shift(p.FakeProbability, r.Threshold) }))], isSample: isSample));
 
-    /// <summary>The probability whose odds are those of <paramref name="p"/> over those of <paramref name="threshold"/>: 0.5 at the threshold.</summary>
-    private static double Shift(double p, double threshold) => p * (1 - threshold) is var fake && (1 - p) * threshold is var real && fake + real > 0 ? fake / (fake + real) : p;
+    /// <summary>
+    /// The probability whose odds are those of <paramref name="p"/> over those of <paramref name="threshold"/>: 0.5 or more exactly where
+    /// <paramref name="p"/> reaches the threshold, also where that calls everything fake (0) or nothing (above 1).
+    /// </summary>
+    internal static double Shift(double p, double threshold)
+    {
+        var (fake, real) = (p * (1 - threshold), (1 - p) * threshold);
+        var shifted = threshold <= 0 ? (1 + p) / 2 : threshold > 1 ? p / 2 : fake + real > 0 ? fake / (fake + real) : p;
+        return p >= threshold ? Math.Max(0.5, shifted) : Math.Min(Math.BitDecrement(0.5), shifted);
+    }
 }

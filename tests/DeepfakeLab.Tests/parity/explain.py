@@ -47,10 +47,16 @@ for layer in layers:
     alpha = torch.where(g != 0, alpha, torch.zeros_like(alpha))
     result[f"{layer}/cam++"] = unit(((alpha * g.relu()).sum((2, 3), keepdim=True) * a).sum(1).relu())
 
-total = torch.zeros_like(x)
-for step in range(4):
-    at = (x * ((step + 0.5) / 4)).requires_grad_()
-    total += torch.autograd.grad(model(at)[:, TARGET].sum(), at)[0]
-result["ig"] = total / 4 * x
+def integrated(x):
+    total = torch.zeros_like(x)
+    for step in range(4):
+        at = (x * ((step + 0.5) / 4)).requires_grad_()
+        total += torch.autograd.grad(model(at)[:, TARGET].sum(), at)[0]
+    return total / 4 * x
+
+
 torch.save(model.state_dict(), f"{folder}/{name}.pth")
+result["ig"] = integrated(x)
+model.double()
+result["ig64"] = integrated(x.double())
 torch.save(result, f"{folder}/{name}-explain.pth")
