@@ -61,7 +61,7 @@ public sealed class FaceDataset
             throw new DataException("The folder for the sample exists already", folder, "Name one that does not");
         try
         {
-            PaintedSample.Write(folder, cancellation);
+            PaintedSample.Write(folder, cancellation: cancellation);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -91,7 +91,8 @@ public sealed class FaceDataset
 
     public override string ToString() =>
         $"{Images.Count} images ({string.Join(", ", Classes.Select((c, i) => $"{Images.Count(image => image.Label == i)} {c}"))}) from {Origin}"
-        + (Problems.Count == 0 ? "" : $"; {Problems.Count} left out");
+        + (Problems.Count == 0 ? "" : $"; {Problems.Count} left out")
+        + (LabRuntime.Quick ? ". QUICK CHECK (DEEPFAKELAB_QUICK=1): fewer images, trainings cut to an epoch; every figure below is meaningless" : "");
 
     private static FaceDataset Read(string root, string origin, bool strict)
     {

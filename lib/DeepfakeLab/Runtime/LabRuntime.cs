@@ -29,6 +29,12 @@ public static class LabRuntime
     /// <exception cref="RuntimeException">libtorch cannot be loaded, or a setting has a value that is not understood.</exception>
     public static void Start() => _ = started.Value;
 
+    /// <summary>
+    /// <c>DEEPFAKELAB_QUICK=1</c>: everything runs, nothing is learned. The painted sample has every fourth of its images, and trainings are
+    /// cut to 2 epochs of the head and 1 of fine-tuning. For checks that a notebook still runs; <see cref="FaceDataset.ToString"/> says it.
+    /// </summary>
+    public static bool Quick => Environment.GetEnvironmentVariable("DEEPFAKELAB_QUICK") is "1" or "true";
+
     /// <summary>Where models and batches live: <c>DEEPFAKELAB_DEVICE</c>, else CUDA, else Apple's MPS, else the CPU.</summary>
     public static torch.Device Device
     {

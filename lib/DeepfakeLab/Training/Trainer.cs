@@ -60,7 +60,7 @@ public static class Trainer
     {
         if (!(from > 0 && to > from && steps >= 10))
             throw new TrainingException("A range test needs ten steps and a rising rate", FormattableString.Invariant($"{steps} steps, {from} to {to}"), "Use such as 100, 1e-6, 1");
-        return With(model, split, recipe, options ?? new FitOptions(), null, cancellation, loop => loop.FindRate(steps, from, to));
+        return With(model, split, recipe, options ?? new FitOptions(), null, cancellation, loop => loop.FindRate(LabRuntime.Quick ? 10 : steps, from, to));
     }
 
     private static T With<T>(
@@ -69,6 +69,8 @@ public static class Trainer
     {
         LabRuntime.Start();
         recipe.Check();
+        if (LabRuntime.Quick)
+            recipe = recipe with { HeadEpochs = Math.Min(recipe.HeadEpochs, 2), Epochs = Math.Min(recipe.Epochs, 1), UnfreezeStages = 1, FeatureCopies = Math.Min(recipe.FeatureCopies, 1) };
         if (split.Train.Count < 4 || split.Validation.Count < 2)
             throw new TrainingException("Too few images to train on", $"{split.Train.Count} training, {split.Validation.Count} validation images",
                 "Give a folder with at least a dozen images of each class");

@@ -30,17 +30,20 @@ internal static class PaintedSample
 
     public static int Count => Real + fakes.Sum(f => f.Count);
 
+    /// <summary>The images of a sample: all of them, or (twins with them) every fourth.</summary>
+    private static IReadOnlyList<int> Indices(bool quick) => [.. Enumerable.Range(0, Count).Where(i => !quick || i % 4 == 0)];
+
     /// <summary>The sample's folder in the cache, painted first where it is not there yet.</summary>
     public static string Ensure()
     {
         var failures = new List<string>();
         foreach (var cache in NativeLibraryFix.CacheFolders())
         {
-            var folder = Path.Combine(cache, $"painted-sample-{Version}");
+            var folder = Path.Combine(cache, $"painted-sample-{Version}{(LabRuntime.Quick ? "-quick" : "")}");
             try
             {
-                if (!IsWhole(folder))
-                    Write(folder);
+                if (!IsWhole(folder, LabRuntime.Quick))
+                    Write(folder, LabRuntime.Quick);
                 return folder;
             }
             catch (Exception e) when (e is IOException or UnauthorizedAccessException)
@@ -52,31 +55,32 @@ internal static class PaintedSample
     }
 
     /// <summary>Paints the sample into a new folder. It appears in one move, whole; of two writers at once, one wins.</summary>
-    public static void Write(string folder, CancellationToken cancellation = default)
+    public static void Write(string folder, bool quick = false, CancellationToken cancellation = default)
     {
+        var indices = Indices(quick);
         folder = Path.GetFullPath(folder);
         var temporary = $"{folder}.{Guid.NewGuid():N}.tmp";
         try
         {
             foreach (var name in (string[])["training_fake", "training_real", MaskFolder])
                 Directory.CreateDirectory(Path.Combine(temporary, name));
-            var progress = LabProgress.Begin("painting the sample", Count, "images");
+            var progress = LabProgress.Begin("painting the sample", indices.Count, "images");
             using var either = CancellationTokenSource.CreateLinkedTokenSource(cancellation, LabProgress.Interrupt);
-            ImageLoader.ForEach(Count, either.Token, i =>
+            ImageLoader.ForEach(indices.Count, either.Token, i =>
             {
-                var (name, picture, mask) = Paint(i);
+                var (name, picture, mask) = Paint(indices[i]);
                 File.WriteAllBytes(Path.Combine(temporary, name), picture);
                 if (mask is not null)
                     File.WriteAllBytes(MaskPath(temporary, name), mask);
                 progress.Advance();
             });
             File.WriteAllText(Path.Combine(temporary, Marker), $"Painted faces, not photographs: version {Version} of DeepfakeLab's sample.\n");
-            if (Directory.Exists(folder) && !IsWhole(folder))
+            if (Directory.Exists(folder) && !IsWhole(folder, quick))
                 Directory.Delete(folder, recursive: true); // left by someone who deleted a part of it
             if (!Directory.Exists(folder))
                 Directory.Move(temporary, folder);
         }
-        catch (IOException) when (IsWhole(folder))
+        catch (IOException) when (IsWhole(folder, quick))
         {
             // another process was faster
         }
@@ -103,8 +107,8 @@ internal static class PaintedSample
 
     private static string MaskPath(string root, string name) => Path.Combine(root, MaskFolder, Path.GetFileNameWithoutExtension(name) + ".png");
 
-    private static bool IsWhole(string folder) =>
-        File.Exists(Path.Combine(folder, Marker)) && Directory.EnumerateFiles(folder, "*.jpg", SearchOption.AllDirectories).Count() == Count;
+    private static bool IsWhole(string folder, bool quick) =>
+        File.Exists(Path.Combine(folder, Marker)) && Directory.EnumerateFiles(folder, "*.jpg", SearchOption.AllDirectories).Count() == Indices(quick).Count;
 
     /// <summary>Paints one image: the first <see cref="Real"/> are real, the others fakes.</summary>
     internal static (string Name, byte[] Picture, byte[]? Mask) Paint(int index)

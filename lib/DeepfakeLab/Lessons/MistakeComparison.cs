@@ -1,0 +1,74 @@
+using System.Globalization;
+using System.Net;
+using System.Text;
+
+namespace DeepfakeLab;
+
+/// <summary>One experiment of the study run twice a seed: with one of its mistakes and without any.</summary>
+/// <param name="Mistake">Which one.</param>
+/// <param name="With">The runs with it, a seed each.</param>
+/// <param name="Without">The same seeds without it.</param>
+[TypeFormatterSource(typeof(HtmlFormatterSource))]
+public sealed record MistakeComparison(StudyMistakes Mistake, IReadOnlyList<StudyRun> With, IReadOnlyList<StudyRun> Without)
+{
+    /// <summary>Runs the experiment with and without one mistake. What the frozen layers make of the images is computed once where both see the same.</summary>
+    /// <param name="study">The experiment; its other mistakes are left out.</param>
+    /// <param name="mistake">The one to measure.</param>
+    /// <param name="seeds">Each draws split, head and order anew, the same for both.</param>
+    /// <exception cref="TrainingException">As for <see cref="Trainer.Fit"/>.</exception>
+    public static MistakeComparison Measure(
+        StudyRecipe study, StudyMistakes mistake, FaceDataset data, Weights weights, IReadOnlyList<long>? seeds = null, CancellationToken cancellation = default)
+    {
+        var (with, without) = (new List<StudyRun>(), new List<StudyRun>());
+        foreach (var seed in LabRuntime.Quick ? (seeds ?? [1, 2, 3]).Take(1) : seeds ?? [1, 2, 3])
+        {
+            without.Add(Run(StudyMistakes.None));
+            with.Add(Run(mistake));
+
+            StudyRun Run(StudyMistakes mistakes)
+            {
+                var run = (study with { Mistakes = mistakes }).Run(data, weights, seed, cancellation: cancellation);
+                run.Run.Model.Dispose(); // its figures are what is compared
+                return run;
+            }
+        }
+        return new MistakeComparison(mistake, with, without);
+    }
+
+    /// <summary>What each way of working would report, the mean over the seeds with its 95 % t interval.</summary>
+    public IEnumerable<(string Figure, Estimate With, Estimate Without, Estimate Difference)> Rows =>
+    [
+        Row("validation accuracy", r => r.Folds.Count > 0 ? r.Folds.Average(f => f.ValidationAccuracy) : r.Run.Best.ValidationAccuracy),
+        Row("test accuracy", r => r.Test.Accuracy.Value),
+        Row("test AUC", r => r.Test.Auc.Value),
+        Row("test recall", r => r.Test.Recall.Value),
+    ];
+
+    private (string, Estimate, Estimate, Estimate) Row(string name, Func<StudyRun, double> figure) =>
+        (name, StudentT.Mean(With.Select(figure)), StudentT.Mean(Without.Select(figure)), StudentT.Mean(With.Zip(Without, (a, b) => figure(a) - figure(b))));
+
+    private string Words => Mistake switch
+    {
+        StudyMistakes.ScoresInTrainingMode => "scored in training mode (no eval())",
+        StudyMistakes.WrongStd => "std .299 for .229",
+        StudyMistakes.FoldsShareOneModel => "one model through all folds",
+        StudyMistakes.CopiesOnBothSides => "copies on both sides of the split",
+        StudyMistakes.TestChoosesEpoch => "the test images choose the epoch",
+        StudyMistakes.SamePhotosOnBothSides => "the same photo on both sides",
+        _ => Mistake.ToString(),
+    };
+
+    private string Caption => $"{Words}: {With.Count} {(With.Count == 1 ? "seed" : "seeds")}, mean and 95 % t interval over them";
+
+    public override string ToString() =>
+        Caption + "\n" + string.Join('\n', Rows.Select(r => $"{r.Figure,-20} with {r.With}   without {r.Without}   difference {r.Difference}"));
+
+    public string ToHtml()
+    {
+        var html = new StringBuilder().Append(CultureInfo.InvariantCulture,
+            $"<table><caption>{WebUtility.HtmlEncode(Caption)}</caption><thead><tr><th>what would be reported</th><th>with the mistake</th><th>without</th><th>difference</th></tr></thead><tbody>");
+        foreach (var (figure, with, without, difference) in Rows)
+            html.Append(CultureInfo.InvariantCulture, $"<tr><td>{figure}</td><td>{with}</td><td>{without}</td><td>{difference}</td></tr>");
+        return html.Append("</tbody></table>").ToString();
+    }
+}

@@ -1,0 +1,79 @@
+using System.Text.RegularExpressions;
+using DeepfakeLab.Notebooks;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>The committed notebooks: complete, with pictures, the same code in every language, and running.</summary>
+public partial class NotebookContentTests(InstalledKernel kernel) : IClassFixture<InstalledKernel>
+{
+    private static string Folder => Path.Combine(TestSupport.Root, "notebooks");
+
+    public static TheoryData<string> All => [.. Directory.GetFiles(Folder, "*.ipynb", SearchOption.AllDirectories)
+        .Select(f => Path.GetRelativePath(Folder, f).Replace('\\', '/')).Order(StringComparer.Ordinal)];
+
+    [Theory]
+    [MemberData(nameof(All))]
+    public void Every_figure_is_there_as_a_static_image_too(string name)
+    {
+        var file = Path.Combine(Folder, name);
+        var notebook = Notebook.Read(file);
+        var code = notebook.Cells.Where(c => c.Kind == CellKind.Code).ToList();
+        Assert.Equal(Enumerable.Range(1, code.Count).Select(i => (int?)i), code.Select(c => c.ExecutionCount)); // one run, from the top
+        var shown = code.SelectMany(c => c.Outputs).Select(o => o switch { DisplayOutput d => d.Data, ResultOutput r => r.Data, _ => [] })
+            .Where(d => d.GetValueOrDefault(MimeBundle.Html, "").Contains("<svg", StringComparison.Ordinal) || d.ContainsKey(MimeBundle.Plotly)).ToList();
+        Assert.NotEmpty(shown);
+        Assert.All(shown, d => Assert.StartsWith("iVBORw0KGgo", d.GetValueOrDefault(MimeBundle.Png)));
+        Assert.All(notebook.Cells.SelectMany(c => Picture().Matches(c.Source)), link => Assert.True(File.Exists(Path.GetFullPath(link.Groups[1].Value, Path.GetDirectoryName(file)!)), link.Value));
+        Assert.DoesNotContain(code.SelectMany(c => c.Outputs), o => o is ErrorOutput);
+        Assert.InRange(new FileInfo(file).Length, 1, 3_000_000);
+    }
+
+    [Theory]
+    [MemberData(nameof(All))]
+    public void Every_language_has_the_same_code(string name)
+    {
+        var (here, english) = (Path.Combine(Folder, name), Path.Combine(Folder, Path.GetFileName(name)));
+        Assert.Equal(Code(english), Code(here));
+
+        static IEnumerable<string> Code(string file) =>
+            Notebook.Read(file).Cells.Where(c => c.Kind == CellKind.Code).Select(c => c.Source.Replace("#r \"../../", "#r \"../", StringComparison.Ordinal));
+    }
+
+    /// <summary>Every notebook takes most of a minute: all of them in CI, one elsewhere.</summary>
+    [Theory]
+    [MemberData(nameof(All))]
+    public void It_runs_in_the_quick_check(string name)
+    {
+        if (Environment.GetEnvironmentVariable("CI") != "true" && name != "mobilenet.ipynb")
+            Assert.Skip("run in CI; here notebook check does it with DEEPFAKELAB_QUICK=1");
+        var (code, output, error) = TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"), "notebook", "check", Copy(name)], Quick);
+        Assert.True(code == 0, output + error);
+    }
+
+    [Theory]
+    [MemberData(nameof(All))]
+    public void It_runs_under_nbconvert(string name)
+    {
+        if (Environment.GetEnvironmentVariable("CI") != "true")
+            Assert.Skip("run in CI");
+        kernel.Need(["nbconvert"], "jupyter-nbconvert");
+        using var folder = TestSupport.Folder();
+        var (code, _, error) = TestSupport.Run(InstalledKernel.Interpreter,
+            ["-m", "nbconvert", "--to", "notebook", "--execute", "--ExecutePreprocessor.timeout=600", Copy(name), "--output-dir", folder.Path], Quick);
+        Assert.True(code == 0, error);
+    }
+
+    private Dictionary<string, string> Quick => new(kernel.Environment) { ["DEEPFAKELAB_QUICK"] = "1", ["DEEPFAKELAB_OFFLINE"] = "1", ["DEEPFAKELAB_THREADS"] = "2" };
+
+    /// <summary>The notebook in a folder of its own, where the library that it names is the one just built.</summary>
+    private string Copy(string name)
+    {
+        var copy = Path.Combine(Path.GetDirectoryName(kernel.Library)!, "notebooks", Path.GetFileName(name));
+        Directory.CreateDirectory(Path.GetDirectoryName(copy)!);
+        File.WriteAllText(copy, File.ReadAllText(Path.Combine(Folder, name)).Replace("../../artifacts/lib", "../lib", StringComparison.Ordinal).Replace("../artifacts/lib", "../lib", StringComparison.Ordinal));
+        return copy;
+    }
+
+    [GeneratedRegex(@"!\[[^\]]*\]\(([^)\s]+)\)")]
+    private static partial Regex Picture();
+}
