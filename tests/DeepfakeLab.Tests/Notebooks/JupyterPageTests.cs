@@ -71,7 +71,7 @@ public class JupyterPageTests(InstalledKernel kernel) : IClassFixture<InstalledK
         string[] files =
         [
             Path.Combine(TestSupport.Root, "tests", "DeepfakeLab.Tests", "Notebooks", "fixtures", "tiny.ipynb"),
-            .. all ? Directory.GetFiles(Path.Combine(TestSupport.Root, "notebooks"), "*.ipynb").Order(StringComparer.Ordinal) : [],
+            .. (all ? Directory.GetFiles(Path.Combine(TestSupport.Root, "notebooks"), "*.ipynb") : []).Order(StringComparer.Ordinal),
         ];
         using var folder = TestSupport.Folder();
         var library = Path.GetRelativePath(folder.Path, kernel.Library).Replace('\\', '/');
