@@ -5,6 +5,7 @@ usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-r
        models.py options FOLDER        writes state dict, input and logits of models made with constructor arguments, by the names below
        models.py keys NAME...          prints a line for each model: name, parameters, then key:shape of its state dict
 """
+import copy
 import os
 import sys
 
@@ -39,7 +40,23 @@ def multiply_adds(model, x):
 
 def sample(gradient):
     """All of it, or of a large one every 97th number."""
-    return gradient.flatten()[:: 97 if gradient.numel() > 1_000_000 else 1].clone()
+    return gradient.flatten()[:: 97 if gradient.numel() > 100_000 else 1].clone()
+
+
+def train(model, x, y, steps):
+    """The gradients and buffers of the first step of descent, and the losses of all."""
+    descent = torch.optim.SGD(model.parameters(), lr=1e-3)
+    gradients, buffers, losses = {}, {}, []
+    for step in range(steps):
+        descent.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            gradients = {k: sample(p.grad) for k, p in model.named_parameters()}
+            buffers = {k: b.clone() for k, b in model.named_buffers()}
+        descent.step()
+    return gradients, buffers, torch.tensor(losses, dtype=torch.float64)
 
 
 def results(model, size):
@@ -50,21 +67,22 @@ def results(model, size):
     for m in model.modules():  # chance would differ
         if isinstance(m, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
             m.p = 0.0
-    # In float32 the two libraries' roundings flip ReLUs, and a deep network's gradients then differ in the third digit.
-    model.double().train()
-    small = x[:, :, :48, :48].double()  # double precision is slow, and below 48 batch norm sees one pixel an image
-    descent = torch.optim.SGD(model.parameters(), lr=1e-3)
-    losses = []
-    for step in range(5):
-        descent.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(small), y)
-        loss.backward()
-        losses.append(loss.item())
-        if step == 0:
-            result.update({f"gradient/{k}": sample(p.grad) for k, p in model.named_parameters()})
-            result.update({f"buffer/{k}": b.clone() for k, b in model.named_buffers()})
-        descent.step()
-    result["losses"] = torch.tensor(losses, dtype=torch.float64)
+    start = copy.deepcopy(model.state_dict())
+    model.train()
+    small = x[:, :, :48, :48]  # double precision is slow, and below 48 batch norm sees one pixel an image
+    single = train(model, small, y, 5)
+    nudged = []  # pictures that differ in their last bit: what a ReLU makes of that is what float32 leaves open
+    for _ in range(3):
+        model.load_state_dict(start)
+        nudged.append(train(model, small * (1 + 2.0**-23 * torch.randint(-1, 2, small.shape)), y, 1)[0])
+    model.load_state_dict(start)
+    double = train(model.double(), small.double(), y, 1)
+    for suffix, (gradients, buffers, _) in (("", double), ("32", single)):
+        result.update({f"gradient{suffix}/{k}": g for k, g in gradients.items()})
+        result.update({f"buffer{suffix}/{k}": b for k, b in buffers.items()})
+    result["losses"] = single[2]
+    # How far torch's float32 gradients are from its float64 ones, the worst of the four, a parameter.
+    result["noise"] = torch.stack([max((g[k] - exact).norm() / exact.norm().clamp_min(1e-30) for g in (single[0], *nudged)) for k, exact in double[0].items()])
     return result
 
 
