@@ -155,14 +155,9 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
     [Fact]
     public void A_zip_bomb_is_refused_before_it_unfolds()
     {
-        var bomb = new MemoryStream();
-        using (var archive = new ZipArchive(bomb, ZipArchiveMode.Create, leaveOpen: true))
-        {
-            using var entry = archive.CreateEntry("archive/data.pkl", CompressionLevel.SmallestSize).Open();
-            entry.Write(new byte[100 << 20]);
-        }
+        var bomb = Bomb();
         var before = GC.GetAllocatedBytesForCurrentThread();
-        Assert.Contains("compressed", Assert.Throws<CheckpointException>(() => Read(bomb.ToArray())).Message);
+        Assert.Contains("compressed", Assert.Throws<CheckpointException>(() => Read(bomb)).Message);
         Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 4 << 20);
     }
 
@@ -189,30 +184,42 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
         Assert.Throws<CheckpointException>(() => Read(bytes));
     }
 
+    /// <summary>
+    /// All kinds of file (zip, both legacy ones, nested, safetensors), and ones meant to harm: a pickle that names os.system, and a zip
+    /// bomb; each damaged in one to four of the ways of <see cref="Damage"/>.
+    /// </summary>
     [Fact]
     public void Twenty_thousand_damaged_files_give_only_our_own_error()
     {
-        var seeds = ((string[])["zip.pth", "legacy.pth", "plain-tar.pth", "nested.pth", "reference.safetensors"])
-            .Select(f => File.ReadAllBytes(written.Folder[f])).ToArray();
+        using var folder = TestSupport.Folder();
+        var touch = $"touch {folder["executed"]}";
+        var hostile = Zip($"cos\nsystem\n(X{(char)touch.Length}\0\0\0{touch}tR.");
+        Assert.Contains("os.system", Assert.Throws<CheckpointException>(() => Read(hostile)).Message);
+        byte[][] seeds = [.. ((string[])["zip.pth", "legacy.pth", "plain-tar.pth", "nested.pth", "reference.safetensors"])
+            .Select(f => File.ReadAllBytes(written.Folder[f])), hostile, Bomb()];
         var random = new Random(1);
-        int refused = 0, read = 0;
+        int[] refused = new int[seeds.Length], read = new int[seeds.Length];
         var resident = PeakMemory(restart: true);
-        for (var i = 0; i < 20_000; i++)
+        for (var i = 0; i < 21_000; i++)
         {
             var bytes = Damage(seeds[i % seeds.Length], random);
-            var before = GC.GetAllocatedBytesForCurrentThread();
+            var (before, watch) = (GC.GetAllocatedBytesForCurrentThread(), System.Diagnostics.Stopwatch.StartNew());
             try
             {
                 using var state = Read(bytes);
-                read++; // the damage hit numbers or names, which is not for a reader to know
+                read[i % seeds.Length]++; // the damage hit numbers or names, which is not for a reader to know
             }
             catch (CheckpointException)
             {
-                refused++;
+                refused[i % seeds.Length]++;
             }
             Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 64 << 20);
+            Assert.InRange(watch.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(20)); // milliseconds, but the machine may be busy
         }
-        Assert.True(refused > 5_000 && read > 1_000, $"{refused} refused, {read} read");
+        Assert.All(refused, count => Assert.InRange(count, 500, 3000));
+        Assert.All(read[..5], count => Assert.InRange(count, 100, 3000));
+        Assert.Equal(0, read[^1]);
+        Assert.False(File.Exists(folder["executed"]));
         Assert.InRange(PeakMemory() - resident, 0, 256L << 20); // tensors are not on .NET's heap
     }
 
@@ -253,7 +260,20 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
 
     private static StateDict Read(byte[] bytes) => Checkpoint.Guard("test", () => Checkpoint.Read(new MemoryStream(bytes), "test"));
 
-    private static StateDict ReadZip(string pickleInLatin1, byte[]? data = null, string dataName = "archive/data/0")
+    private static byte[] Bomb()
+    {
+        var bomb = new MemoryStream();
+        using (var archive = new ZipArchive(bomb, ZipArchiveMode.Create, leaveOpen: true))
+        {
+            using var entry = archive.CreateEntry("archive/data.pkl", CompressionLevel.SmallestSize).Open();
+            entry.Write(new byte[100 << 20]);
+        }
+        return bomb.ToArray();
+    }
+
+    private static StateDict ReadZip(string pickleInLatin1, byte[]? data = null, string dataName = "archive/data/0") => Read(Zip(pickleInLatin1, data, dataName));
+
+    private static byte[] Zip(string pickleInLatin1, byte[]? data = null, string dataName = "archive/data/0")
     {
         var file = new MemoryStream();
         using (var archive = new ZipArchive(file, ZipArchiveMode.Create, leaveOpen: true))
@@ -266,7 +286,7 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
                 entry.Write(data);
             }
         }
-        return Read(file.ToArray());
+        return file.ToArray();
     }
 
     private static void Equal(Tensor expected, Tensor actual)
