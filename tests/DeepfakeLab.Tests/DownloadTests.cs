@@ -114,6 +114,23 @@ public sealed class DownloadTests : IDisposable
     }
 
     [Fact]
+    public void A_slow_server_is_waited_for()
+    {
+        using var server = new TestServer((request, connection) =>
+        {
+            Thread.Sleep(100);
+            connection.Head("200 OK", content.Length);
+            foreach (var piece in content.Chunk(100_000))
+            {
+                Thread.Sleep(100);
+                connection.Body(piece);
+            }
+        });
+        new Downloader { Stall = TimeSpan.FromSeconds(10), Attempts = 1 }.Download(server.Address("file"), Target, hash[..8], default);
+        Assert.Equal(content, File.ReadAllBytes(Target));
+    }
+
+    [Fact]
     public void Redirects_are_followed_and_a_circle_of_them_is_an_error()
     {
         using var server = new TestServer((request, connection) =>
