@@ -198,6 +198,8 @@ public sealed class ModelParityTests(ModelParityTests.Results results, ITestOutp
         {
             ["resnet50"] = new() { Groups = 2, WidthPerGroup = 48, ReplaceStrideWithDilation = (false, true, true) },
             ["resnet18"] = new() { NormLayer = Norm },
+            ["resnet34"] = new() { Block = ResNetBlock.Bottleneck },
+            ["wide_resnet50_2"] = new() { Block = ResNetBlock.BasicBlock, WidthPerGroup = 64 },
             ["mobilenet_v2"] = new()
             {
                 WidthMultiplier = 0.35,

@@ -29,6 +29,9 @@ public sealed record ModelOptions
     /// <summary>ResNets: each block's last batch norm starts with weight zero, so the block starts as the identity.</summary>
     public bool ZeroInitResidual { get; init; }
 
+    /// <summary>ResNets: the block they are built of; null for the variant's own.</summary>
+    public ResNetBlock? Block { get; init; }
+
     /// <summary>ResNets with bottlenecks: groups of the 3x3 convolutions (ResNeXt's cardinality); null for the variant's own.</summary>
     public int? Groups { get; init; }
 
@@ -43,6 +46,16 @@ public sealed record ModelOptions
 
     /// <summary>All but VGG and MNASNet: makes the normalisation of so many channels, such as <c>c => nn.GroupNorm(8, c)</c>; null for the family's batch norm.</summary>
     public Func<long, nn.Module<Tensor, Tensor>>? NormLayer { get; init; }
+}
+
+/// <summary>What ResNets are built of: torchvision's BasicBlock (two 3x3 convolutions) and Bottleneck (1x1, 3x3, 1x1).</summary>
+public enum ResNetBlock
+{
+    /// <summary>Two 3x3 convolutions; what ResNet-18 and 34 have.</summary>
+    BasicBlock,
+
+    /// <summary>A 3x3 convolution between two of 1x1, with four times its channels at the end; what the others have.</summary>
+    Bottleneck,
 }
 
 /// <summary>Makes models by name, with weights. A method a variant; <see cref="Create"/> takes torchvision's name.</summary>

@@ -38,14 +38,15 @@ public sealed class ResNet : VisionModel
     internal ResNet(string name, int classes, ModelOptions options) : base(name, variants[name].Family)
     {
         var variant = variants[name];
-        var shape = new Shape(variant.Bottleneck, options.Groups ?? variant.Groups, options.WidthPerGroup ?? variant.WidthPerGroup, new Layers.Norm(Layer: options.NormLayer));
+        var shape = new Shape(options.Block is { } block ? block == ResNetBlock.Bottleneck : variant.Bottleneck, options.Groups ?? variant.Groups,
+            options.WidthPerGroup ?? variant.WidthPerGroup, new Layers.Norm(Layer: options.NormLayer));
         var replaced = options.ReplaceStrideWithDilation;
         if (!shape.Bottleneck && (shape.Groups != 1 || shape.WidthPerGroup != 64 || replaced != default))
             throw new ModelException("Basic blocks take no groups, width or dilation", name, "Use a ResNet of 50 layers or more, or leave these options out");
         if (shape.Groups < 1 || shape.WidthPerGroup < 1)
             throw new ModelException("Groups and width per group are at least 1", $"{shape.Groups} and {shape.WidthPerGroup}", "Use 1 or more of each");
         bool[] dilates = [false, replaced.Layer2, replaced.Layer3, replaced.Layer4];
-        var expansion = variant.Bottleneck ? 4 : 1;
+        var expansion = shape.Bottleneck ? 4 : 1;
         zeroLast = options.ZeroInitResidual;
         AddStage("stem",
             ("conv1", nn.Conv2d(3, 64, 7, stride: 2, padding: 3, bias: false)),

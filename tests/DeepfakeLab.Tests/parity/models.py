@@ -114,6 +114,8 @@ def options(folder):
     made = {
         "resnet50": m.resnet50(groups=2, width_per_group=48, replace_stride_with_dilation=[False, True, True], num_classes=7),
         "resnet18": m.resnet18(norm_layer=norm, num_classes=7),
+        "resnet34": m.ResNet(m.resnet.Bottleneck, [3, 4, 6, 3], num_classes=7),
+        "wide_resnet50_2": m.ResNet(m.resnet.BasicBlock, [3, 4, 6, 3], num_classes=7),
         "mobilenet_v2": m.mobilenet_v2(width_mult=0.35, round_nearest=4, norm_layer=norm, num_classes=7,
                                        inverted_residual_setting=[[1, 16, 1, 1], [4, 24, 2, 2], [3, 48, 1, 2]]),
         "mobilenet_v3_large": m.mobilenet_v3_large(width_mult=0.75, reduced_tail=True, dilated=True, num_classes=7),
