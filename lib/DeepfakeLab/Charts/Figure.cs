@@ -54,11 +54,12 @@ public sealed class Figure
     public string ToHtml() => $"<figure class=\"dl-figure\" style=\"margin:0.5em 0;max-width:100%\">{ToSvg()}</figure>";
 
     /// <summary>The figure as a PNG file.</summary>
-    /// <param name="scale">Pixels a unit of <see cref="Width"/>; 2 for screens of high density.</param>
+    /// <param name="scale">Pixels a unit of <see cref="Width"/>; null for 2, as screens of high density want it, and for 1 where the figure is a grid of
+    /// pictures: they are no sharper at 2, and a notebook full of them would be four times as large.</param>
     /// <exception cref="ChartException">This system has no font to write the labels with.</exception>
-    public byte[] ToPng(ChartTheme theme = ChartTheme.Light, double scale = 2)
+    public byte[] ToPng(ChartTheme theme = ChartTheme.Light, double? scale = null)
     {
-        using var canvas = new SkiaCanvas(Width, Height, theme, scale);
+        using var canvas = new SkiaCanvas(Width, Height, theme, scale ?? (panels.Any(p => p.Layers is [Tiles]) ? 1 : 2));
         Draw(canvas);
         return canvas.ToPng();
     }
