@@ -27,7 +27,12 @@ public static class Kaggle
         var archive = folder + ".zip";
         var downloader = new Downloader
         {
-            Attempts = settings.Attempts, Pause = settings.Pause, Stall = settings.Stall, LongestWait = settings.LongestWait, Largest = 4L << 30, Authorization = authorization,
+            Attempts = settings.Attempts,
+            Pause = settings.Pause,
+            Stall = settings.Stall,
+            LongestWait = settings.LongestWait,
+            Largest = 4L << 30,
+            Authorization = authorization,
         };
         var existed = File.Exists(archive); // from an earlier attempt, or put there by hand
         try

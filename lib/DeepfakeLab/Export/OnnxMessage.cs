@@ -55,7 +55,8 @@ internal sealed class OnnxMessage
         {
             o.WriteTag(field, type);
             write(o);
-        }));
+        }
+        ));
         return this;
     }
 }

@@ -94,7 +94,10 @@ public static class Sweep
         log("begins");
         var options = new FitOptions
         {
-            Seed = task.Seed, Preprocessing = Preprocessing.Square(file.Size), CheckpointFile = checkpoint, Resume = true,
+            Seed = task.Seed,
+            Preprocessing = Preprocessing.Square(file.Size),
+            CheckpointFile = checkpoint,
+            Resume = true,
             OnResumed = epochs => log($"goes on after epoch {epochs}"),
         };
         var run = Protocol.Train(data, split, task.Fold, NewModel, task.Recipe, options, e =>

@@ -297,7 +297,12 @@ public sealed partial class SweepFile
     /// <summary>SHA-256 over everything that decides a task's result but the images.</summary>
     internal string SettingsHash(SweepTask task) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(new JsonObject
     {
-        ["model"] = task.Model, ["weights"] = Weights, ["size"] = Size, ["seed"] = task.Seed, ["folds"] = Folds, ["fold"] = task.Fold,
+        ["model"] = task.Model,
+        ["weights"] = Weights,
+        ["size"] = Size,
+        ["seed"] = task.Seed,
+        ["folds"] = Folds,
+        ["fold"] = task.Fold,
         ["recipe"] = JsonSerializer.SerializeToNode(task.Recipe, Json),
     }.ToJsonString())));
 
