@@ -61,7 +61,7 @@ public static partial class SweepJobs
             "code=$?",
             "# killed, not failed: back into the queue, where it goes on from its last checkpoint",
             $"if [ \"$code\" -gt 128 ] && [ \"${{SLURM_RESTART_COUNT:-0}}\" -lt {s.Retries} ]; then",
-            // Slurm ends the script as it requeues it; one that ends by itself meanwhile may count as done with
+            // Slurm ends the script as it requeues it; one that ends by itself meanwhile may be counted as finished
             "    scontrol requeue \"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID\" && sleep 300",
             "fi",
             "exit \"$code\"",
