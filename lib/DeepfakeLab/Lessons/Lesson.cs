@@ -13,14 +13,14 @@ public static class Lesson
     /// <param name="image">[1, 3, H, W], normalised.</param>
     public static IReadOnlyList<(string Answer, string Value)> Sees(VisionModel model, Tensor image)
     {
-        using var scope = NewDisposeScope();
-        using var none = no_grad();
         model.eval();
-        var logits = model.call(image);
         if (model.WeightsOrigin.Description.StartsWith("random", StringComparison.Ordinal))
             return [("nothing", "the weights are random: no pretrained ones were found, so this network knows nothing yet")];
         if (model.WeightsOrigin.Description.Contains("fc is random", StringComparison.Ordinal))
             return [("features only", "the layers are pretrained, the last one is random: this network sees, but has no words for it yet")];
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        var logits = model.call(image);
         return model.Classes == ImageNetClasses.Names.Count
             ? [.. ImageNetClasses.Top(logits).Select(t => (t.Name, t.Probability.ToString("0.0 %", CultureInfo.InvariantCulture)))]
             : PaintedPretraining.Read(logits);
