@@ -23,7 +23,7 @@ public sealed class LocalisationTests
         var data = FaceDataset.Open(PaintedSample.Ensure());
         LabRuntime.Seed(42);
         using var model = Models.MobileNetV2(Weights.Embedded).WithHead(2);
-        var recipe = Recipe.Full() with { Epochs = 6, LearningRate = 1e-3, LabelSmoothing = 0, Augmentation = Augmentation.Faces with { Erase = 0 } };
+        var recipe = Recipe.Full() with { Epochs = 6, LearningRate = 1e-3, LabelSmoothing = 0, MadeFakes = 0, Augmentation = Augmentation.Faces with { Erase = 0 } };
         var run = Trainer.Fit(model, data.Split(test: 0.2, validation: 0.16, seed: 42), recipe, new FitOptions { Seed = 42, Preprocessing = Preprocessing.Square(Size) });
         var layer = Explain.LayerFor(model, Size, Localisation.SmallestPart);
         Assert.Equal("features.13", layer);

@@ -91,7 +91,7 @@ public sealed record Recipe
     public int HeadEpochs { get; init; } = 10;
 
     /// <summary>Passes over the images in the second phase; 0 leaves the backbone as it came.</summary>
-    public int Epochs { get; init; } = 12;
+    public int Epochs { get; init; } = 14;
 
     /// <summary>Images a step.</summary>
     public int BatchSize { get; init; } = 16;
@@ -164,7 +164,7 @@ public sealed record Recipe
     /// Probability that a real image becomes a fake for one epoch, by a part of another face or of its own moved copy blended in
     /// (<see cref="DeepfakeLab.MadeFakes"/>). Classes are weighted so that their balance stays. Where names tell of replaced parts, as above.
     /// </summary>
-    public double MadeFakes { get; init; }
+    public double MadeFakes { get; init; } = 0.25;
 
     /// <summary>Decay a step of the averaged weights that are evaluated and kept; 0 keeps the weights themselves.</summary>
     public double AverageDecay { get; init; } = 0.99;
@@ -173,7 +173,7 @@ public sealed record Recipe
     public double ClipNorm { get; init; } = 1;
 
     /// <summary>Epochs without a higher validation AUC after which fine-tuning ends; 0 never ends early.</summary>
-    public int Patience { get; init; } = 5;
+    public int Patience { get; init; } = 8;
 
     /// <summary>Whether a score is the mean over an image and its mirror image, in validation and test alike.</summary>
     public bool MirrorScores { get; init; } = true;

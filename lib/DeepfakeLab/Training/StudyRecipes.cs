@@ -145,6 +145,7 @@ public static class StudyRecipes
         Schedule = RateSchedule.Constant,
         AdaptStatistics = false,
         LabelSmoothing = 0,
+        MadeFakes = 0,
         AverageDecay = 0,
         ClipNorm = 0,
         Patience = 0,
