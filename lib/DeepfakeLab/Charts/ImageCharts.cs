@@ -22,7 +22,11 @@ public static partial class Charts
     /// <exception cref="ImageException">An image cannot be read.</exception>
     public static Figure Predictions(string title, IReadOnlyList<Prediction> predictions, double threshold = 0.5, int columns = 6, int size = 112) =>
         ImageGrid(title, [.. predictions.Select(p => (ImageReader.Read(p.Image.Path),
-            $"{p.Image.Name.Split('/')[^1]}\n{(p.IsFake ? "fake" : "real")}, {Text($"{p.FakeProbability:0.00}")} fake {(p.FakeProbability >= threshold == p.IsFake ? "✓" : "✗")}"))], columns, size);
+            $"{p.Image.Name.Split('/')[^1]}\n{Answer(p, threshold)}"))], columns, size);
+
+    /// <summary>"fake, 0.12 fake ✗": the truth, what the model said, and whether that is right.</summary>
+    private static string Answer(Prediction p, double threshold) =>
+        $"{(p.IsFake ? "fake" : "real")}, {Text($"{p.FakeProbability:0.00}")} fake {(p.FakeProbability >= threshold == p.IsFake ? "✓" : "✗")}";
 
     /// <summary>Images, each beside itself with its heat map.</summary>
     /// <param name="heats">N maps [h, w] from 0 to 1, as <see cref="Explain"/> gives them.</param>

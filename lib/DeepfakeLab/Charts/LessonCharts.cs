@@ -34,7 +34,7 @@ public static partial class Charts
         using var scope = NewDisposeScope();
         var batch = preprocessing.Normalize(stack([.. images.Select(Preprocessing.ToTensor)])).to(LabRuntime.Device);
         return Explanations(title, images, Explain.GradCam(model, batch, fakeClass),
-            [.. predictions.Select(p => $"{(p.IsFake ? "fake" : "real")}, {Text($"{p.FakeProbability:0.00}")} fake {(p.FakeProbability >= threshold == p.IsFake ? "✓" : "✗")}\n{(p.Image.Replaced == FaceParts.None ? "" : p.Image.Replaced.ToString().ToLowerInvariant())}")]);
+            [.. predictions.Select(p => $"{Answer(p, threshold)}\n{(p.Image.Replaced == FaceParts.None ? "" : p.Image.Replaced.ToString().ToLowerInvariant())}")]);
     }
 
     /// <summary>The smoothed loss of a range test, and the rate that it suggests.</summary>

@@ -54,6 +54,9 @@ public sealed record DataSplit(IReadOnlyList<FaceImage> Train, IReadOnlyList<Fac
         }
     }
 
+    /// <summary>Every image a photo of its own: what a split that knows nothing of photos makes of them.</summary>
+    internal static IReadOnlyList<FaceImage> Ungrouped(IReadOnlyList<FaceImage> images) => [.. images.Select((image, i) => image with { Group = i })];
+
     private static (int, Difficulty?) Stratum(FaceImage image) => (image.Label, image.Difficulty);
 
     private static int[] Targets(int count, double test, double validation)

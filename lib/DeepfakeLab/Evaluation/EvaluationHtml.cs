@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Net;
 using System.Text;
 
 namespace DeepfakeLab;
@@ -43,15 +44,16 @@ internal static class EvaluationHtml
         }
     }
 
-    private static void Table(StringBuilder html, string caption, string[] head, IEnumerable<string[]> rows)
+    /// <summary>A table; what its cells hold is escaped here.</summary>
+    public static void Table(StringBuilder html, string caption, IEnumerable<string> head, IEnumerable<IEnumerable<string>> rows)
     {
-        html.Append(CultureInfo.InvariantCulture, $"<table><caption>{caption}</caption><thead><tr>{Cells("th", head)}</tr></thead><tbody>");
+        html.Append(CultureInfo.InvariantCulture, $"<table><caption>{WebUtility.HtmlEncode(caption)}</caption><thead><tr>{Cells("th", head)}</tr></thead><tbody>");
         foreach (var row in rows)
             html.Append(CultureInfo.InvariantCulture, $"<tr>{Cells("td", row)}</tr>");
         html.Append("</tbody></table>");
     }
 
-    private static string Cells(string tag, string[] cells) => string.Concat(cells.Select(c => $"<{tag}>{c}</{tag}>"));
+    private static string Cells(string tag, IEnumerable<string> cells) => string.Concat(cells.Select(c => $"<{tag}>{WebUtility.HtmlEncode(c)}</{tag}>"));
 
     private static string Value(double value) => double.IsNaN(value) ? "not defined" : value.ToString("0.000", CultureInfo.InvariantCulture);
 

@@ -37,14 +37,13 @@ public static class Lesson
     public static IReadOnlyList<ReplacedPart> ReplacedParts(FaceDataset faces)
     {
         int Count(FaceParts part, Difficulty difficulty) => faces.Images.Count(f => f.Difficulty == difficulty && f.Replaced.HasFlag(part));
-        (string Name, FaceParts Part)[] parts =
-            [("left eye", FaceParts.LeftEye), ("right eye", FaceParts.RightEye), ("nose", FaceParts.Nose), ("mouth", FaceParts.Mouth), ("any", FaceParts.None)];
+        (string Name, FaceParts Part)[] parts = [.. EvaluationReport.Parts, ("any", FaceParts.None)];
         return [.. parts.Select(p => new ReplacedPart(p.Name, Count(p.Part, Difficulty.Easy), Count(p.Part, Difficulty.Mid), Count(p.Part, Difficulty.Hard)))];
     }
 
     /// <summary>A split that knows nothing of photos: what most people would write, to see what it does.</summary>
     public static DataSplit RandomSplit(FaceDataset faces, double test = 0.2, double validation = 0.16, long seed = 42) =>
-        DataSplit.Create([.. faces.Images.Select((image, i) => image with { Group = i })], test, validation, seed);
+        DataSplit.Create(DataSplit.Ungrouped(faces.Images), test, validation, seed);
 
     /// <summary>How many photos have images in the test part and images elsewhere.</summary>
     public static int PhotosTorn(FaceDataset faces, DataSplit split)

@@ -1,5 +1,3 @@
-using System.Globalization;
-using System.Net;
 using System.Text;
 
 namespace DeepfakeLab;
@@ -65,10 +63,9 @@ public sealed record MistakeComparison(StudyMistakes Mistake, IReadOnlyList<Stud
 
     public string ToHtml()
     {
-        var html = new StringBuilder().Append(CultureInfo.InvariantCulture,
-            $"<table><caption>{WebUtility.HtmlEncode(Caption)}</caption><thead><tr><th>what would be reported</th><th>with the mistake</th><th>without</th><th>difference</th></tr></thead><tbody>");
-        foreach (var (figure, with, without, difference) in Rows)
-            html.Append(CultureInfo.InvariantCulture, $"<tr><td>{figure}</td><td>{with}</td><td>{without}</td><td>{difference}</td></tr>");
-        return html.Append("</tbody></table>").ToString();
+        var html = new StringBuilder();
+        EvaluationHtml.Table(html, Caption, ["what would be reported", "with the mistake", "without", "difference"],
+            Rows.Select(r => (string[])[r.Figure, r.With.ToString(), r.Without.ToString(), r.Difference.ToString()]));
+        return html.ToString();
     }
 }

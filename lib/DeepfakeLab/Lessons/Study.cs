@@ -67,12 +67,8 @@ public sealed record StudyTable(Study Study, FaceDataset Data, string Weights, I
 
     public string ToHtml()
     {
-        var html = new StringBuilder($"<p>{Escape(Where)} <strong>{Escape(Warning)}</strong></p><table><caption>{Escape(Study.Title)}: reported beside reproduced</caption><thead><tr>");
-        html.AppendJoin("", Head.Select(h => $"<th>{Escape(h)}</th>")).Append("</tr></thead><tbody>");
-        foreach (var row in Rows)
-            html.Append("<tr>").AppendJoin("", row.Select(cell => $"<td>{Escape(cell)}</td>")).Append("</tr>");
-        return html.Append("</tbody></table>").ToString();
+        var html = new StringBuilder($"<p>{WebUtility.HtmlEncode(Where)} <strong>{WebUtility.HtmlEncode(Warning)}</strong></p>");
+        EvaluationHtml.Table(html, $"{Study.Title}: reported beside reproduced", Head, Rows);
+        return html.ToString();
     }
-
-    private static string Escape(string text) => WebUtility.HtmlEncode(text);
 }

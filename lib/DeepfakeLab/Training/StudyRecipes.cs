@@ -100,7 +100,7 @@ public sealed record StudyRecipe
     internal DataSplit Split(IReadOnlyList<FaceImage> images, long seed, CancellationToken cancellation)
     {
         if (Has(StudyMistakes.SamePhotosOnBothSides))
-            images = [.. images.Select((image, i) => image with { Group = i })];
+            images = DataSplit.Ungrouped(images);
         if (Copies > 0 && Has(StudyMistakes.CopiesOnBothSides))
         {
             var first = images.Max(i => i.Group) + 1;
