@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using DeepfakeLab.Notebooks;
 
@@ -39,6 +40,34 @@ public partial class NotebookContentTests(InstalledKernel kernel) : IClassFixtur
             Notebook.Read(file).Cells.Where(c => c.Kind == CellKind.Code).Select(c => c.Source.Replace("#r \"../../", "#r \"../", StringComparison.Ordinal));
     }
 
+    public static TheoryData<string> Translated => [.. All.Select(row => (string)row.Data).Where(name => name.Contains('/', StringComparison.Ordinal))];
+
+    /// <summary>A translation that was not taken along when the English notebook changed, or that lost a figure, a formula or a link on the way.</summary>
+    [Theory]
+    [MemberData(nameof(Translated))]
+    public void A_translation_shows_the_same_results_numbers_formulas_and_links(string name)
+    {
+        var (english, here) = (Cells(Path.Combine(Folder, Path.GetFileName(name))), Cells(Path.Combine(Folder, name)));
+        Assert.Equal(english.Select(Kind), here.Select(Kind));
+        foreach (var (original, translated) in english.Zip(here))
+        {
+            if (Kind(original) == "code")
+            {
+                Assert.True(JsonNode.DeepEquals(original!["outputs"], translated!["outputs"]), $"{name}: outputs of {original["id"]} are not those of the English run");
+                continue;
+            }
+            var (from, to) = (Prose(original), Prose(translated));
+            Assert.NotEqual(from, to);
+            Assert.Equal(Each(Number(), Thousands().Replace(from, "")), Each(Number(), Thousands().Replace(to, "")));
+            Assert.All([Formula(), Link(), InlineCode()], kind => Assert.Equal(Each(kind, from), Each(kind, to)));
+        }
+
+        static JsonArray Cells(string file) => JsonNode.Parse(File.ReadAllText(file))!["cells"]!.AsArray();
+        static string Kind(JsonNode? cell) => (string)cell!["cell_type"]!;
+        static string Prose(JsonNode? cell) => string.Concat(cell!["source"]!.AsArray().Select(line => (string)line!));
+        static IEnumerable<string> Each(Regex kind, string prose) => kind.Matches(prose).Select(m => Words().Replace(m.Value, "")).Distinct().Order(StringComparer.Ordinal);
+    }
+
     /// <summary>Every notebook takes most of a minute: all of them in CI, one elsewhere.</summary>
     [Theory]
     [MemberData(nameof(All))]
@@ -76,4 +105,24 @@ public partial class NotebookContentTests(InstalledKernel kernel) : IClassFixtur
 
     [GeneratedRegex(@"!\[[^\]]*\]\(([^)\s]+)\)")]
     private static partial Regex Picture();
+
+    [GeneratedRegex(@"\d+(\.\d+)?")]
+    private static partial Regex Number();
+
+    /// <summary>What stands between the thousands: a comma in English, a space that does not break in Spanish.</summary>
+    [GeneratedRegex(@"(?<=\d)[,\u00a0](?=\d{3}\b)")]
+    private static partial Regex Thousands();
+
+    [GeneratedRegex(@"\$\$.+?\$\$", RegexOptions.Singleline)]
+    private static partial Regex Formula();
+
+    /// <summary>The words within a formula.</summary>
+    [GeneratedRegex(@"\\text\{[^}]*\}")]
+    private static partial Regex Words();
+
+    [GeneratedRegex(@"https?://[^)\s]+")]
+    private static partial Regex Link();
+
+    [GeneratedRegex("`[^`]+`")]
+    private static partial Regex InlineCode();
 }
