@@ -15,6 +15,16 @@ public class RuntimeTests
     public void A_thread_count_is_taken(string value, int expected) => Assert.Equal(expected, LabRuntime.ReadThreads(value));
 
     [Fact]
+    public void The_output_folder_holds_nothing_for_systems_that_the_library_does_not_serve()
+    {
+        var natives = Path.Combine(AppContext.BaseDirectory, "runtimes");
+        string[] served = ["unix", "win", "win-x64", "win-arm64", "linux", "linux-x64", "linux-arm64", "osx", "osx-x64", "osx-arm64"];
+        string[] files = [.. Directory.GetFiles(natives, "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(natives, f))];
+        Assert.DoesNotContain(files, f => !served.Contains(f.Split(Path.DirectorySeparatorChar)[0]) || Path.GetExtension(f) is ".pdb" or ".lib");
+        Assert.Contains(Path.Combine("win-x64", "native", "onnxruntime.dll"), files);
+    }
+
+    [Fact]
     public void Without_a_thread_count_all_cores_are_used() => Assert.Equal(Environment.ProcessorCount, LabRuntime.ReadThreads(null));
 
     [Theory]
