@@ -121,6 +121,20 @@ public class ExplainTests
     }
 
     [Fact]
+    public void Grad_CAM_keeps_no_graph_of_the_layers_before_its_own()
+    {
+        using var model = Small();
+        using var x = zeros(1, 3, 64, 64);
+        var kept = new Dictionary<string, bool>();
+        foreach (var stage in model.Stages.SkipLast(1))
+            model.StageLayers(stage)[0].register_forward_hook((_, input, output) => { kept[stage] = input.requires_grad || output.requires_grad; return output; });
+        Explain.GradCam(model, x, 0, "features.10");
+        Assert.Contains(kept, stage => stage.Value); // those after it
+        Assert.All(model.Stages.TakeWhile(stage => stage != "features.10"), stage => Assert.False(kept[stage], stage));
+        Assert.True(is_grad_enabled());
+    }
+
+    [Fact]
     public void Localisation_counts_hits_heat_and_chance()
     {
         var mask = new bool[10, 10];

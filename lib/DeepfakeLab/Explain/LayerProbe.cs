@@ -11,27 +11,29 @@ internal static class LayerProbe
     public static (Tensor Activations, Tensor Gradients) Run(VisionModel model, Tensor images, string layer, Func<Tensor, Tensor> score)
     {
         using var scope = NewDisposeScope();
-        using var gradients = enable_grad();
+        using var frozen = no_grad();
+        IDisposable? gradients = null;
         Tensor? kept = null;
-        // The graph is cut at the layer: all before it needs no gradient. A clone goes on, as later layers may work in place.
+        // The graph begins at the layer: what the layers before it computed is not kept. A clone goes on, as later layers may work in place.
         var hook = Find(model, layer).register_forward_hook((_, _, output) =>
         {
+            gradients ??= enable_grad();
             kept = output.detach().requires_grad_().MoveToOtherDisposeScope(scope);
             return kept.clone();
         });
-        Tensor logits;
         try
         {
-            logits = model.call(images);
+            var logits = model.call(images);
+            if (kept is null || kept.Dimensions != 4)
+                throw new ModelException($"This layer of {model.Name} gives no feature maps [N, C, h, w]", layer, "Use a convolutional stage, such as " + DefaultLayer(model));
+            var gradient = autograd.grad([score(logits).sum()], [kept])[0];
+            return (kept.detach().MoveToOuterDisposeScope(), gradient.detach().MoveToOuterDisposeScope());
         }
         finally
         {
+            gradients?.Dispose();
             hook.remove();
         }
-        if (kept is null || kept.Dimensions != 4)
-            throw new ModelException($"This layer of {model.Name} gives no feature maps [N, C, h, w]", layer, "Use a convolutional stage, such as " + DefaultLayer(model));
-        var gradient = autograd.grad([score(logits).sum()], [kept])[0];
-        return (kept.detach().MoveToOuterDisposeScope(), gradient.detach().MoveToOuterDisposeScope());
     }
 
     /// <summary>The last stage that still has feature maps: the usual place for Grad-CAM.</summary>
