@@ -14,18 +14,6 @@ public static class NotebookFunctions
     /// <summary>Text that is shown as HTML.</summary>
     [SuppressMessage("Naming", "CA1720", Justification = "the name notebooks know")]
     public static HtmlText HTML(string content) => new(content);
-
-    /// <summary>.NET Interactive's other way to show a value, the one whose updates arrive there.</summary>
-    public sealed class KernelInvocationContext
-    {
-        public static KernelInvocationContext Current { get; } = new();
-
-        /// <inheritdoc cref="NotebookFunctions.display"/>
-        public DisplayedValue Display(object? value, params string[] mimeTypes) => DisplayedValue.Show(value, mimeTypes);
-
-        /// <summary>Interrupts when the running cell is interrupted.</summary>
-        public CancellationToken CancellationToken => CellContext.Current?.Cancellation ?? default;
-    }
 }
 
 /// <summary>HTML to be shown as it is.</summary>

@@ -50,7 +50,9 @@ public static partial class NotebookRules
                 yield return "uses #load; #!import is known everywhere";
         }
         if (LostUpdate().IsMatch(cell.Source))
-            yield return "calls display() or HTML(): .NET Interactive loses display's updates, Verso has neither; end the cell in the value, or use KernelInvocationContext.Current.Display";
+            yield return "calls display() or HTML(): .NET Interactive loses display's updates, Verso has neither; end the cell in the value; curves have LiveCurves.InNotebook()";
+        if (cell.Source.Contains("KernelInvocationContext", StringComparison.Ordinal))
+            yield return "names KernelInvocationContext, which .NET Interactive knows only by a using that Verso does not; curves have LiveCurves.InNotebook()";
         if (Path().IsMatch(cell.Source))
             yield return "names a path of one machine";
         if (cell.Outputs.Any(o => Path().IsMatch(Text(o))))

@@ -46,11 +46,11 @@ public sealed record CellResult(ErrorOutput? Error, TimeSpan Elapsed)
 /// </remarks>
 public sealed class CSharpSession : IDisposable
 {
-    /// <summary>What .NET Interactive imports, so that a notebook that runs here runs there.</summary>
+    /// <summary>What .NET Interactive imports, so that a notebook that runs there runs here; and its own namespace, which it does not.</summary>
     internal static readonly string[] Imports =
     [
         "System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks", "System.Linq",
-        "DeepfakeLab.Notebooks.NotebookFunctions",
+        "DeepfakeLab.Notebooks.NotebookFunctions", "Microsoft.DotNet.Interactive",
     ];
 
     private readonly SessionOptions options;

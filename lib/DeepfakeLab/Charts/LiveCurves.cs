@@ -1,11 +1,12 @@
+using System.Reflection;
+
 namespace DeepfakeLab;
 
 /// <summary>Training curves that grow while a training goes on, handed out anew at most four times a second.</summary>
 /// <remarks>
-/// In a notebook, where <c>display</c> gives what <c>Update</c> replaces in place:
+/// In a notebook:
 /// <code>
-/// var shown = display("training");
-/// using var live = new LiveCurves(shown.Update);
+/// using var live = LiveCurves.InNotebook();
 /// var run = Trainer.Fit(model, split, recipe, options, live.Add);
 /// </code>
 /// Between epochs the loss so far is the last point of the training curve. What comes too soon after a figure waits for the next batch
@@ -30,6 +31,20 @@ public sealed class LiveCurves : IDisposable
     {
         (this.show, this.clock) = (show, clock ?? TimeProvider.System);
         LabProgress.Changed += Note;
+    }
+
+    /// <summary>
+    /// Curves below the running cell of a notebook, each figure in the place of the one before. Looks for what .NET Interactive and this
+    /// project's kernel call <c>KernelInvocationContext</c>, by name, so that neither need be referenced; where there is none nothing is shown.
+    /// </summary>
+    public static LiveCurves InNotebook()
+    {
+        const string name = "Microsoft.DotNet.Interactive.KernelInvocationContext";
+        var type = AppDomain.CurrentDomain.GetAssemblies().Select(a => a.GetType(name)).FirstOrDefault(t => t is not null);
+        var display = type?.Assembly.GetType(name + "Extensions")?.GetMethods().FirstOrDefault(m => m.Name == "Display" && m.GetParameters().Length == 3);
+        var shown = type?.GetProperty("Current")?.GetValue(null) is { } cell ? display?.Invoke(null, [cell, "training begins", Array.Empty<string>()]) : null;
+        var update = shown?.GetType().GetMethod("Update");
+        return new LiveCurves(figure => update?.Invoke(shown, BindingFlags.DoNotWrapExceptions, null, [figure], null));
     }
 
     /// <summary>Takes an epoch's figures; to be given to <see cref="Trainer.Fit"/>.</summary>

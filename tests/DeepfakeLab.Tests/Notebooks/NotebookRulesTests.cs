@@ -18,7 +18,7 @@ public class NotebookRulesTests
     [Theory]
     [InlineData("#r \"../artifacts/lib/DeepfakeLab.dll\"\nusing DeepfakeLab;", "")]
     [InlineData("#r \"nuget: Some.Package, 1.2.3\"", "")]
-    [InlineData("KernelInvocationContext.Current.Display(1);", "")]
+    [InlineData("KernelInvocationContext.Current.Display(1);", "names KernelInvocationContext")]
     [InlineData("#!import helper.cs", "")]
     [InlineData("var url = \"https://example.org/home/x\";", "")]
     [InlineData("#r \"..\\lab\\DeepfakeLab.dll\"", "neither relative")]

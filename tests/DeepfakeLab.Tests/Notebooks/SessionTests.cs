@@ -160,8 +160,7 @@ public class SessionTests
         using var run = new CellRun(new SessionOptions { HostAssemblies = [typeof(LiveCurves).Assembly] });
         await run.Eval("#r \"DeepfakeLab.dll\"\nusing DeepfakeLab;");
         var result = await run.Run("""
-            var shown = display("training");
-            using (var live = new LiveCurves(shown.Update))
+            using (var live = LiveCurves.InNotebook())
                 for (var epoch = 1; epoch <= 60; epoch++)
                 {
                     live.Add(new EpochFigures("head", epoch, 0.7 / epoch, 0.8 / epoch, 0.5, 0.6, 1e-3, 0.02));
