@@ -34,6 +34,24 @@ internal static class TestSupport
         Assert.Skip(reason);
     }
 
+    /// <summary>
+    /// Whether the running test has a process to itself, for what can only be measured there. In the process of all tests it starts that
+    /// one, asserts that the test passes in it, and returns false.
+    /// </summary>
+    /// <param name="settings">Further environment variables of that process, such as .NET's memory settings.</param>
+    public static bool Alone(params (string Name, string Value)[] settings)
+    {
+        const string alone = "DEEPFAKELAB_TEST_ALONE";
+        if (Environment.GetEnvironmentVariable(alone) == "1")
+            return true;
+        var method = TestContext.Current.TestMethod!;
+        var (code, output, error) = Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Tests.dll"), "-noColor", "-method", $"{method.TestClass.TestClassName}.{method.MethodName}"],
+            settings.Append((Name: alone, Value: "1")).ToDictionary(s => s.Name, s => s.Value));
+        Assert.True(code == 0, output + error);
+        Assert.Contains("Total: 1, Errors: 0, Failed: 0, Skipped: 0", output); // it did run
+        return false;
+    }
+
     /// <summary>A new empty folder that is deleted with the returned object.</summary>
     public static TemporaryFolder Folder() => new();
 

@@ -28,7 +28,7 @@ internal static class Program
         var rounds = new Option<int>("--rounds") { Description = "Times that the sides take turns", DefaultValueFactory = _ => 7 };
         var compare = new Command("compare", "Compare with Debian's torch on this machine. Leave it alone meanwhile.") { json, models, only, rounds };
         compare.SetAction(parsed => Compare(parsed.GetValue(json)?.FullName, parsed.GetValue(models)!, parsed.GetValue(only), parsed.GetValue(rounds)));
-        return new RootCommand("Speed comparisons.") { compare }.Parse(args).Invoke();
+        return new RootCommand("Speed comparisons.") { compare, KernelStart.Create() }.Parse(args).Invoke();
     }
 
     private static int Compare(string? file, string[] models, string? only, int rounds)
@@ -185,7 +185,7 @@ internal static class Program
     }
 
     /// <summary>How busy the machine was over the last minute: figures taken above 0.5 or so are no figures.</summary>
-    private static string Load() => File.Exists("/proc/loadavg") ? File.ReadAllText("/proc/loadavg").Split(' ')[0] : "unknown";
+    internal static string Load() => File.Exists("/proc/loadavg") ? File.ReadAllText("/proc/loadavg").Split(' ')[0] : "unknown";
 
     private sealed class Owner(params IDisposable[] things) : IDisposable
     {

@@ -60,7 +60,7 @@ public static class Trainer
     {
         if (!(from > 0 && to > from && steps >= 10))
             throw new TrainingException("A range test needs ten steps and a rising rate", FormattableString.Invariant($"{steps} steps, {from} to {to}"), "Use such as 100, 1e-6, 1");
-        return With(model, split, recipe, options ?? new FitOptions(), null, cancellation, loop => loop.FindRate(LabRuntime.Quick ? 10 : steps, from, to));
+        return With(model, split, recipe, options ?? new FitOptions(), null, cancellation, loop => loop.FindRate(LabRuntime.Quick ? 5 : steps, from, to));
     }
 
     private static T With<T>(

@@ -3,7 +3,8 @@ using System.Text.Json.Nodes;
 namespace DeepfakeLab.Tests;
 
 /// <summary>The kernel as Debian's Jupyter sees it: its own programs and clients drive it, over real sockets.</summary>
-public class JupyterTests(InstalledKernel kernel) : IClassFixture<InstalledKernel>
+[Collection(nameof(KernelProcesses))]
+public class JupyterTests(InstalledKernel kernel)
 {
     [Fact]
     public void Jupyters_own_kernel_test_passes() => Assert.Contains("OK", kernel.Python(["jupyter_kernel_test"], "python3-jupyter-kernel-test", "conformance.py").Error);
@@ -31,13 +32,22 @@ public class JupyterTests(InstalledKernel kernel) : IClassFixture<InstalledKerne
     {
         kernel.Need(["nbconvert"], "jupyter-nbconvert");
         using var folder = TestSupport.Folder();
-        var text = File.ReadAllText(Path.Combine(TestSupport.Root, "tests", "DeepfakeLab.Tests", "Notebooks", "fixtures", "tiny.ipynb"));
-        File.WriteAllText(folder["tiny.ipynb"], text.Replace("../artifacts/lib", Path.GetRelativePath(folder.Path, kernel.Library), StringComparison.Ordinal));
+        kernel.CopyTiny(folder["tiny.ipynb"]);
         var (code, _, error) = TestSupport.Run(InstalledKernel.Interpreter,
             ["-m", "nbconvert", "--to", "notebook", "--execute", folder["tiny.ipynb"], "--output", folder["out.ipynb"]], kernel.Environment);
         Assert.True(code == 0, error);
         var notebook = Notebooks.Notebook.Read(folder["out.ipynb"]);
         Assert.DoesNotContain(Notebooks.NotebookRules.Violations(notebook), v => v.Contains("metadata", StringComparison.Ordinal));
+        Assert.Equal("<b>done</b>", Assert.IsType<Notebooks.DisplayOutput>(Assert.Single(notebook.Cells[3].Outputs)).Data["text/html"]);
+    }
+
+    [Fact]
+    public void Nbclient_executes_a_notebook()
+    {
+        using var folder = TestSupport.Folder();
+        kernel.CopyTiny(folder["tiny.ipynb"]);
+        kernel.Python(["nbclient", "nbformat"], "python3-nbclient", "execute.py", folder["tiny.ipynb"], folder["out.ipynb"]);
+        var notebook = Notebooks.Notebook.Read(folder["out.ipynb"]);
         Assert.Equal("<b>done</b>", Assert.IsType<Notebooks.DisplayOutput>(Assert.Single(notebook.Cells[3].Outputs)).Data["text/html"]);
     }
 
@@ -73,6 +83,10 @@ public class JupyterTests(InstalledKernel kernel) : IClassFixture<InstalledKerne
     }
 }
 
+/// <summary>Tests whose work is done in processes of their own: they run beside all others, which share torch's random generator and run one by one.</summary>
+[CollectionDefinition(nameof(KernelProcesses))]
+public class KernelProcesses : ICollectionFixture<InstalledKernel>;
+
 /// <summary>A kernel installed under a temporary prefix, and the Python programs that drive it.</summary>
 public sealed class InstalledKernel : IDisposable
 {
@@ -107,6 +121,13 @@ public sealed class InstalledKernel : IDisposable
         var (code, output, error) = TestSupport.Run(Interpreter, [path, .. arguments], Environment);
         Assert.True(code == 0, output + error);
         return (output, error);
+    }
+
+    /// <summary>Writes the small notebook of the tests, with the path of the library that is installed here.</summary>
+    public void CopyTiny(string file)
+    {
+        var text = File.ReadAllText(Path.Combine(TestSupport.Root, "tests", "DeepfakeLab.Tests", "Notebooks", "fixtures", "tiny.ipynb"));
+        File.WriteAllText(file, text.Replace("../artifacts/lib", Path.GetRelativePath(Path.GetDirectoryName(file)!, Library).Replace('\\', '/'), StringComparison.Ordinal));
     }
 
     public void Dispose() => folder.Dispose();

@@ -107,6 +107,10 @@ public class NotebookTests
         Assert.Equal([folder["out/tiny.ipynb"], folder["out/tiny.html"]], output.Split('\n', StringSplitOptions.RemoveEmptyEntries));
         Assert.DoesNotContain('\u001b', error);
         Assert.Contains("ok     cell  1", error);
+        Assert.Equal(0, TestSupport.Run("dotnet", [cli, "notebook", "html", folder["out/tiny.ipynb"], "--out", folder["pages"]]).Code);
+        Assert.Contains("<b>done</b>", File.ReadAllText(folder["pages/tiny.html"]));
+        Assert.Equal(0, TestSupport.Run("dotnet", [cli, "notebook", "clean", folder["out"]]).Code);
+        Assert.Equal(File.ReadAllText(Fixture), File.ReadAllText(folder["out/tiny.ipynb"]));
 
         var failing = new Notebook { Cells = [Code("int.Parse(\"no\")")] };
         failing.Write(folder["failing.ipynb"]);

@@ -30,8 +30,8 @@ internal static class PaintedSample
 
     public static int Count => Real + fakes.Sum(f => f.Count);
 
-    /// <summary>The images of a sample: all of them, or (twins with them) every fourth.</summary>
-    private static IReadOnlyList<int> Indices(bool quick) => [.. Enumerable.Range(0, Count).Where(i => !quick || i % 4 == 0)];
+    /// <summary>The images of a sample: all of them, or (twins with them) every eighth.</summary>
+    private static IReadOnlyList<int> Indices(bool quick) => [.. Enumerable.Range(0, Count).Where(i => !quick || i % 8 == 0)];
 
     /// <summary>The sample's folder in the cache, painted first where it is not there yet.</summary>
     public static string Ensure()
@@ -39,7 +39,7 @@ internal static class PaintedSample
         var failures = new List<string>();
         foreach (var cache in NativeLibraryFix.CacheFolders())
         {
-            var folder = Path.Combine(cache, $"painted-sample-{Version}{(LabRuntime.Quick ? "-quick" : "")}");
+            var folder = Path.Combine(cache, $"painted-sample-{Version}{(LabRuntime.Quick ? "-eighth" : "")}");
             try
             {
                 if (!IsWhole(folder, LabRuntime.Quick))

@@ -149,6 +149,13 @@ while True:
         assert message["content"]["comm_id"] == "c1"
         break
 
+request = client.comm_info()
+while True:
+    reply = client.get_shell_msg(timeout=TIMEOUT)
+    if reply["parent_header"].get("msg_id") == request:
+        break
+assert reply["msg_type"] == "comm_info_reply" and reply["content"]["status"] == "ok" and reply["content"]["comms"] == {}, reply["content"]
+
 # Cursor positions count characters, not halves of them.
 request = client.complete('var s = "\U0001F600"; Console.Wri', cursor_pos=24)
 while True:
