@@ -13,6 +13,7 @@ public class InteractiveTests(InstalledKernel kernel)
 
     [Theory]
     [InlineData("tests/DeepfakeLab.Tests/Notebooks/fixtures/tiny.ipynb")]
+    [InlineData("notebooks/mna-net.ipynb")]
     public void A_notebook_runs_in_dotnet_interactive(string name)
     {
         if (!File.Exists(Tool))
