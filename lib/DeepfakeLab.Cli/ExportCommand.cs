@@ -42,16 +42,49 @@ internal static class ExportCommand
         var softmax = new Option<bool>("--softmax") { Description = "Give probabilities instead of logits" };
         var half = new Option<bool>("--half") { Description = "float16 weights and arithmetic: half the file" };
         var maps = new Option<bool>("--class-maps") { Description = "Give as a second output what each place of the picture speaks for" };
-        var command = new Command("onnx", "The whole network, for ONNX Runtime, browsers and phones") { run, output, fold, preprocess, softmax, half, maps };
-        command.SetAction(parsed => Print(parsed.GetValue(output)!, ModelExport.WriteOnnx(parsed.GetValue(run)!.FullName, parsed.GetValue(output)!.FullName, new OnnxOptions
+        var int8 = new Option<bool>("--int8") { Description = "8-bit weights and arithmetic: a quarter of the file. Tested before and after on images that the run has not seen" };
+        var data = CommonOptions.Data();
+        data.Description = "With --int8, the images that the run was trained and tested on: " + data.Description;
+        var command = new Command("onnx", """
+            The whole network, for ONNX Runtime, browsers and phones
+
+            Examples:
+              deepfakelab export onnx --run artifacts/run --out model.onnx --fold --preprocess --softmax
+              deepfakelab export onnx --run artifacts/run --out small.onnx --int8 --data faces
+            """) { run, output, fold, preprocess, softmax, half, int8, data, maps };
+        command.Validators.Add(result =>
         {
-            FoldBatchNorm = parsed.GetValue(fold),
-            Preprocess = parsed.GetValue(preprocess),
-            Softmax = parsed.GetValue(softmax),
-            Half = parsed.GetValue(half),
-            ClassMaps = parsed.GetValue(maps),
-        })));
+            if (result.GetValue(int8) && result.GetValue(half))
+                result.AddError("Use --half or --int8, not both.");
+        });
+        command.SetAction((parsed, cancellation) =>
+        {
+            var (from, file) = (parsed.GetValue(run)!.FullName, parsed.GetValue(output)!);
+            var options = new OnnxOptions
+            {
+                FoldBatchNorm = parsed.GetValue(fold),
+                Preprocess = parsed.GetValue(preprocess),
+                Softmax = parsed.GetValue(softmax),
+                Half = parsed.GetValue(half),
+                ClassMaps = parsed.GetValue(maps),
+            };
+            if (parsed.GetValue(int8))
+                Quantized(from, file, options, parsed.GetValue(data)?.FullName, cancellation);
+            else
+                Print(file, ModelExport.WriteOnnx(from, file.FullName, options));
+            return Task.FromResult(0);
+        });
         return command;
+    }
+
+    private static void Quantized(string run, FileInfo file, OnnxOptions options, string? data, CancellationToken cancellation)
+    {
+        using var progress = TerminalProgress.Show();
+        var export = OnnxInt8.Write(run, file.FullName, CommonOptions.Open(data, strict: false), options, cancellation);
+        Console.WriteLine($"ranges    of {export.Calibration} training images");
+        Console.WriteLine($"float32   {export.Before}");
+        Console.WriteLine($"int8      {export.After}");
+        Print(file, export.Card);
     }
 
     private static Command Web()

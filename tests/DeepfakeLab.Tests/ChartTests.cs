@@ -146,6 +146,7 @@ public class ChartTests
         yield return Charts.LearningRateFinder(rates, [.. rates.Select(r => 0.7 - 0.3 * Math.Exp(-Math.Pow(Math.Log10(r) + 3, 2)) + (r > 0.01 ? 10 * r : 0))], 4e-4);
         yield return Charts.Confusion(report.Confusion);
         yield return Charts.RocAndPrecisionRecall(report);
+        yield return Charts.Roc([("first", report), ("second", report)]);
         yield return Charts.Reliability(report);
         yield return Charts.BySlice("By difficulty", report.ByDifficulty);
         yield return Charts.BySlice("By replaced part", report.ByPart);

@@ -68,7 +68,7 @@ public sealed class CommandTests : IDisposable
     }
 
     [Fact]
-    public void Pages_show_the_range_test_the_learning_curve_and_several_trainings_beside_each_other()
+    public void Pages_show_the_range_test_the_learning_curve_and_several_trainings_or_runs_beside_each_other()
     {
         TrainingTests.PaintImages(folder["images"], 20);
         string[] quick = ["train", "--data", folder["images"], "--weights", "none", "--size", "32"];
@@ -81,6 +81,18 @@ public sealed class CommandTests : IDisposable
         Assert.True(plain.Code == 0, plain.Error);
         Assert.Equal(File.ReadAllBytes(Path.Combine(folder["plain"], "model.safetensors")), File.ReadAllBytes(Path.Combine(folder["curve"], "model.safetensors")));
         Assert.Equal(1, Run([.. quick, "--learning-curve", "2", "--out", folder["bad"]]).Code);
+
+        var other = Run([.. quick, "--epochs", "2", "--out", folder["other"]]);
+        Assert.True(other.Code == 0, other.Error);
+        string[] both = ["evaluate", "--run", folder["plain"], folder["other"], "--data", folder["images"]];
+        var compared = Run([.. both, "--json", "--report", folder["compared.html"]]);
+        Assert.True(compared.Code == 0, compared.Error);
+        var figures = JsonNode.Parse(compared.Output)!;
+        Assert.Equal(["plain", "other"], figures["runs"]!.AsObject().Select(r => r.Key));
+        Assert.Equal((double)figures["runs"]!["plain"]!["auc"]! - (double)figures["runs"]!["other"]!["auc"]!, (double)figures["pairs"]![0]!["aucDifference"]!, 1e-12);
+        Assert.Contains("<title>ROC curves</title>", File.ReadAllText(folder["compared.html"]), StringComparison.Ordinal);
+        Assert.Contains("plain - other: AUC", Run(both).Output, StringComparison.Ordinal);
+        Assert.Equal(2, Run("evaluate", "--run", folder["plain"], "--report", folder["one.html"]).Code);
 
         var folds = Run([.. quick, "--epochs", "0", "--folds", "2", "--out", folder["folds"]]);
         Assert.True(folds.Code == 0, folds.Error);

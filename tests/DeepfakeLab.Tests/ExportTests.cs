@@ -10,10 +10,14 @@ public sealed class ExportTests(ExportTests.TrainedRun trained) : IClassFixture<
     {
         internal TemporaryFolder Folder { get; } = TestSupport.Folder();
 
-        public TrainedRun()
+        public TrainedRun() : this("64")
+        {
+        }
+
+        internal TrainedRun(string size)
         {
             TrainingTests.PaintImages(Folder["images"], 20);
-            Assert.Equal(0, Command("train", "--data", Folder["images"], "--weights", "none", "--size", "64", "--epochs", "1", "--out", Folder["run"]));
+            Assert.Equal(0, Command("train", "--data", Folder["images"], "--weights", "none", "--size", size, "--epochs", "1", "--out", Folder["run"]));
         }
 
         /// <summary>Runs the command line in this process and gives its exit code.</summary>
@@ -84,6 +88,27 @@ public sealed class ExportTests(ExportTests.TrainedRun trained) : IClassFixture<
         Assert.Contains("`maps`", card);
         Assert.Contains("float16", card);
         Assert.Equal(2, Export("onnx", "model.bin")); // a name that hides what it is
+    }
+
+    [Fact]
+    public void Eight_bits_are_tested_before_and_after()
+    {
+        var export = OnnxInt8.Write(Folder["run"], Folder["int8.onnx"], FaceDataset.Open(Folder["images"]), new OnnxOptions { Softmax = true });
+        Assert.Equal(8, export.After.N); // a fifth of the forty is for testing
+        Assert.Equal(32, export.Calibration);
+        Assert.Equal(export.Before.Probabilities, export.After.Probabilities, (a, b) => Math.Abs(a - b) < 0.1);
+        Assert.NotEqual(export.Before.Probabilities, export.After.Probabilities);
+        var card = File.ReadAllText(Folder["int8.onnx.md"]);
+        Assert.Contains("32 training images", card);
+        Assert.Contains($"accuracy {export.Before.Accuracy} before and {export.After.Accuracy} after", card);
+        Assert.Equal(0, Export("onnx", "again.onnx", "--int8", "--data", Folder["images"]));
+        Assert.Equal(2, Export("onnx", "both.onnx", "--int8", "--half"));
+        foreach (var name in (string[])["fake/a.png", "fake/b.png", "real/c.png", "real/d.png"])
+        {
+            Directory.CreateDirectory(Path.Combine(Folder["others"], Path.GetDirectoryName(name)!));
+            File.WriteAllBytes(Path.Combine(Folder["others"], name), new RgbImage(64, 64, [.. Enumerable.Range(0, 3 * 64 * 64).Select(i => (byte)(i * name[5]))]).ToPng());
+        }
+        Assert.Contains("trained on", Assert.Throws<ExportException>(() => OnnxInt8.Write(Folder["run"], Folder["no.onnx"], FaceDataset.Open(Folder["others"]))).Message);
     }
 
     private static void SafeStateOf(Tensor x, string path)

@@ -8,15 +8,15 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace DeepfakeLab.Tests;
 
 /// <summary>Exported models as ONNX Runtime runs them, beside the models they were made from.</summary>
-/// <remarks>DEEPFAKELAB_ALL_MODELS=1 compares all variants instead of one a family and prints each one's error.</remarks>
+/// <remarks>DEEPFAKELAB_ALL_MODELS=1 compares all variants instead of one a family and prints a line of a Markdown table for each; a list such
+/// as vgg,resnet18 those whose names begin so. The table of the last run of all is in lib/DeepfakeLab/Export/README.md.</remarks>
 public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
 {
     private readonly TemporaryFolder folder = TestSupport.Folder();
 
     public void Dispose() => folder.Dispose();
 
-    public static TheoryData<string> Compared => [.. Environment.GetEnvironmentVariable("DEEPFAKELAB_ALL_MODELS") == "1" ? Models.Names
-        : ["efficientnet_b0", "efficientnet_v2_s", "mnasnet0_75", "mobilenet_v2", "mobilenet_v3_small", "resnet18", "resnext50_32x4d", "vgg11_bn"]];
+    public static TheoryData<string> Compared => ModelParityTests.Compared;
 
     [Theory, MemberData(nameof(Compared))]
     public void Logits_are_the_models(string name)
@@ -31,22 +31,20 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         var logits = model.call(x);
         Assert.True((logits[0] - logits[1]).abs().max().item<float>() > 1e-3f * logits.abs().max().item<float>()); // one answer for all images would hide mistakes
         var exact = Exact(model, x);
-        var own = RelativeError(exact, logits);
-        console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} torch: {own:e2}"));
-        var files = new List<(bool Fold, bool Half, double Tolerance)> { (false, false, Tolerance(own)), (true, false, Tolerance(own)), (true, true, 0) };
-        foreach (var (fold, half, most) in files)
+        var torch = RelativeError(exact, logits);
+        var plain = Exported(new OnnxOptions());
+        var folded = Exported(new OnnxOptions { FoldBatchNorm = true });
+        var half = Exported(new OnnxOptions { FoldBatchNorm = true, Half = true });
+        var rounding = RelativeError(exact, RoundedToHalf(model, x)); // changes the model, so it comes last
+        console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| {name} | {torch:0.0e-0} | {plain:0.0e-0} | {folded:0.0e-0} | {rounding:0.0e-0} | {half:0.0e-0} |"));
+        Assert.InRange(plain, 0, Tolerance);
+        Assert.InRange(folded, 0, Tolerance);
+        Assert.InRange(half, 0, HalfTolerance(rounding));
+
+        double Exported(OnnxOptions options)
         {
-            var tolerance = most;
-            OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(size), options: new OnnxOptions { FoldBatchNorm = fold, Half = half });
-            var error = RelativeError(exact, Run(folder["m.onnx"], x)["logits"]);
-            if (half)
-            {
-                var rounding = RelativeError(exact, RoundedToHalf(model, x)); // changes the model, so it comes last
-                console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} rounding to float16 alone: {rounding:e2}"));
-                tolerance = HalfTolerance(rounding);
-            }
-            console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} fold {fold} half {half}: {error:e2}"));
-            Assert.True(error <= tolerance, $"{name}, fold {fold}, half {half}: off by {error:e2}");
+            OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(size), options: options);
+            return RelativeError(exact, Run(folder["m.onnx"], x)["logits"]);
         }
     }
 
@@ -70,7 +68,7 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         var (logits, answer) = (model.call(x), Run(folder["m.onnx"], x)["logits"]);
         var exact = Exact(model, x);
         console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} {head} torch: {RelativeError(exact, logits):e2}, ONNX Runtime: {RelativeError(exact, answer):e2}"));
-        Assert.InRange(RelativeError(exact, answer), 0, Tolerance(RelativeError(exact, logits)));
+        Assert.InRange(RelativeError(exact, answer), 0, Math.Max(Tolerance, 8 * RelativeError(exact, logits))); // MNASNet's 20,480 terms nearly cancel in a logit
     }
 
     [Fact]
@@ -104,6 +102,28 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         Assert.Equal("of the test", written["licence"]);
     }
 
+    [Theory, InlineData("mobilenet_v2"), InlineData("efficientnet_b0"), InlineData("resnet18"), InlineData("mnasnet0_75"), InlineData("mobilenet_v3_small"), InlineData("resnext50_32x4d")]
+    public void In_eight_bits_a_file_is_a_quarter_and_answers_stay(string name)
+    {
+        const int size = 64;
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        LabRuntime.Seed(8);
+        using var model = Models.Create(name).WithHead(2);
+        Shake(model, size);
+        var x = randn(8, 3, size, size);
+        var (plain, small, observed) = (folder["plain.onnx"], folder["small.onnx"], new HashSet<string>());
+        OnnxExport.Write(plain, model, Preprocessing.Square(size), options: new OnnxOptions { FoldBatchNorm = true, Observed = observed });
+        var ranges = Run(plain, x).Where(r => observed.Contains(r.Key)).ToDictionary(r => r.Key, r => (r.Value.min().item<float>(), r.Value.max().item<float>()));
+        OnnxExport.Write(small, model, Preprocessing.Square(size), options: new OnnxOptions { FoldBatchNorm = true, Ranges = ranges });
+        var (logits, answer) = (model.call(x), Run(small, x)["logits"]);
+        var error = ((answer - logits) - (answer - logits).mean([0], keepdim: true)).norm().item<float>() / (logits - logits.mean([0], keepdim: true)).norm().item<float>();
+        var length = new FileInfo(small).Length / (double)new FileInfo(plain).Length;
+        console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name}: differences between pictures off by {error:0.000} of themselves, {length:0.00} of the file"));
+        Assert.InRange(error, 1e-4, 0.5); // of random weights and noise; below 1e-4 it would not be in eight bits
+        Assert.InRange(length, 0.2, 0.32);
+    }
+
     [Fact]
     public void What_cannot_be_exported_is_an_error_and_no_file()
     {
@@ -115,7 +135,9 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
 
     /// <summary>
     /// Puts the model in eval mode with batch norms that are neither zero and one, which would hide mistakes, nor far from what enters them,
-    /// which would make one answer for all images: each takes its statistics from a batch of noise that runs through the model once.
+    /// which would make one answer for all images: each takes its statistics from a batch of noise that runs through the model once. What a
+    /// block adds to its input is made small against it, as it is in trained networks: a deep network of random blocks amplifies rounding a
+    /// thousandfold (ResNet-152's float32 logits in torch are off by 4e-4), and no export could be told from another there.
     /// </summary>
     internal static void Shake(VisionModel model, int size = 64)
     {
@@ -125,6 +147,8 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         foreach (var (_, parameter) in model.named_parameters())
             if (parameter.dim() == 1)
                 parameter.add_(randn_like(parameter) * 0.1);
+        foreach (var block in model.modules().OfType<Layers.IResidual>().Where(b => b.Adds))
+            block.Branch.SelectMany(Initialisation.Modules).OfType<TorchSharp.Modules.BatchNorm2d>().Last().weight!.mul_(0.25);
         var remove = new List<Action>();
         foreach (var norm in model.modules().OfType<TorchSharp.Modules.BatchNorm2d>())
             remove.Add(norm.register_forward_pre_hook((_, x) =>
@@ -156,17 +180,14 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         return logits;
     }
 
-    /// <summary>
-    /// 1e-5 of the largest logit; more where torch's own float32 rounding shows that a network of random weights amplifies it (grouped
-    /// convolutions, or 20,480 terms that nearly cancel in a logit). A mistake in the graph is off by far more.
-    /// </summary>
-    private static double Tolerance(double torchError) => Math.Max(1e-5, 8 * torchError);
+    /// <summary>Float32: of the largest logit.</summary>
+    private const double Tolerance = 1e-5;
 
     /// <summary>
-    /// float16 is held to what rounding alone does to the very same model: three times that, for both are the largest of a few roundings'
+    /// float16 is held to what rounding alone does to the very same model: twice that, for both are the largest of a few roundings'
     /// sums, or 5e-3. What a network of random weights makes of rounding says nothing of a trained one.
     /// </summary>
-    private static double HalfTolerance(double rounding) => Math.Max(5e-3, 3 * rounding);
+    private static double HalfTolerance(double rounding) => Math.Max(5e-3, 2 * rounding);
 
     /// <summary>
     /// The logits in float64 when only what a float16 file stores is rounded: each convolution's weights and bias after its batch norm is

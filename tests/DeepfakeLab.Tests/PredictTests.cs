@@ -15,7 +15,7 @@ public sealed class PredictTests(ExportTests.TrainedRun trained) : IClassFixture
         File.WriteAllText(folder["broken.jpg"], "no image");
         var good = PictureStream.Expand(Images).ToList();
         Assert.Equal(40, good.Count);
-        List<string> all = [.. good[..3], folder["broken.jpg"], folder["absent.png"], .. good[3..]];
+        List<string> all = [.. good[..3], folder["broken.jpg"], folder["absent.png"], .. good[3..], .. good, .. good]; // enough for ONNX Runtime to take over
         using var model = Models.MobileNetV2().WithHead(2); // one epoch makes all answers alike; these differ from picture to picture
         OnnxTests.Shake(model);
         var opened = RunFolder.Open(trained.Folder["run"]);
@@ -27,7 +27,7 @@ public sealed class PredictTests(ExportTests.TrainedRun trained) : IClassFixture
         var alone = Predictor.Probabilities(model, [.. good.Select(f => new FaceImage("x", f, 0, null, FaceParts.None, 0))], run.Preprocessing, run.MirrorScores, default);
         var streamed = answers.Where(a => a.Error is null).Select(a => a.Probabilities![0]).ToList();
         Assert.True(streamed.Max() - streamed.Min() > 1e-3);
-        Assert.Equal(alone.Select(p => p[0]), streamed, (x, y) => Math.Abs(x - y) < 1e-5);
+        Assert.Equal(Enumerable.Repeat(alone.Select(p => p[0]), 3).SelectMany(p => p), streamed, (x, y) => Math.Abs(x - y) < 1e-5);
     }
 
     [Fact]

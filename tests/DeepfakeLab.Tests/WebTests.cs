@@ -7,12 +7,13 @@ using System.Text.Json.Nodes;
 namespace DeepfakeLab.Tests;
 
 /// <summary>A trained model as a page, in a browser, beside what <c>predict</c> says. Screenshots are kept under artifacts/screenshots.</summary>
+/// <remarks>DEEPFAKELAB_WEB_SIZE=224 makes the page of a model of that input size, to time its first answer.</remarks>
 public sealed class WebTests(WebTests.ExportedSite exported, ITestOutputHelper console) : IClassFixture<WebTests.ExportedSite>
 {
     /// <summary>A run whose answers differ from picture to picture, and its site; the runtime comes from npm, once for the machine.</summary>
     public sealed class ExportedSite : IDisposable
     {
-        private readonly ExportTests.TrainedRun trained = new();
+        private readonly ExportTests.TrainedRun trained = new(Environment.GetEnvironmentVariable("DEEPFAKELAB_WEB_SIZE") ?? "64");
 
         internal TemporaryFolder Folder => trained.Folder;
 

@@ -1,194 +1,133 @@
 using System.CommandLine;
-using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab.Benchmarks;
 
 /// <summary>
-/// <c>compare</c>: this library beside Debian's torch, in turns within one run, on the same random weights, with the same threads. Medians
-/// of images a second and their spread; ratios above 1 say that this library is faster.
+/// <c>compare</c>: this library beside Debian's torch and ONNX Runtime, in turns within one run, on the same random weights, with the same
+/// threads. Each side of each row is a process of its own. Medians and their spread; ratios above 1 say that this library is faster.
 /// </summary>
 internal static class Program
 {
-    private const int Batch = 32, TrainBatch = 16, Size = 224, JpegSide = 600;
-    private static readonly string[] families = ["mobilenet_v2", "resnet18", "efficientnet_b0", "mnasnet0_75", "resnext50_32x4d", "vgg16"];
-
-    /// <summary>A row of the table: what is measured on both sides.</summary>
-    private sealed record Row(string Name, JsonObject Job, Func<(Action Run, int Images, IDisposable Owner)> Ours);
-
     private static int Main(string[] args)
     {
-        var json = new Option<FileInfo?>("--json") { Description = "Write the figures there" };
-        var models = new Option<string[]>("--models") { Description = "Of " + string.Join(", ", families), DefaultValueFactory = _ => families, AllowMultipleArgumentsPerToken = true };
-        var only = new Option<string?>("--only") { Description = "features, training or decode" };
-        var rounds = new Option<int>("--rounds") { Description = "Times that the sides take turns", DefaultValueFactory = _ => 7 };
-        var compare = new Command("compare", "Compare with Debian's torch on this machine. Leave it alone meanwhile.") { json, models, only, rounds };
-        compare.SetAction(parsed => Compare(parsed.GetValue(json)?.FullName, parsed.GetValue(models)!, parsed.GetValue(only), parsed.GetValue(rounds)));
-        return new RootCommand("Speed comparisons.") { compare, KernelStart.Create() }.Parse(args).Invoke();
+        var json = new Option<FileInfo?>("--json") { Description = "Write the figures there. Rows that a file has already and that are not measured now are kept" };
+        var rows = new Option<string[]>("--rows")
+        {
+            Description = "Only rows whose name contains one of these, such as mobilenet_v2, features, training, decode, predict, experiment",
+            AllowMultipleArgumentsPerToken = true,
+        };
+        var rounds = new Option<int>("--rounds") { Description = "Times that the sides take turns", DefaultValueFactory = _ => 5 };
+        var compare = new Command("compare", "Compare with Debian's torch on this machine. Leave it alone meanwhile.") { json, rows, rounds };
+        compare.SetAction(parsed => Compare(parsed.GetValue(json)?.FullName, parsed.GetValue(rows) ?? [], parsed.GetValue(rounds)));
+        var variant = new Argument<string>("VARIANT");
+        var side = new Command("side", "One side of a row: told on standard input what to measure.") { variant };
+        side.Hidden = true;
+        side.SetAction(parsed => Side.Serve(parsed.GetValue(variant)!));
+        var file = new Argument<FileInfo>("FILE");
+        var table = new Command("table", "Print a file of figures as a Markdown table.") { file };
+        table.SetAction(parsed => Table.Print(JsonNode.Parse(File.ReadAllText(parsed.GetValue(file)!.FullName))!.AsObject()));
+        return new RootCommand("Speed comparisons.") { compare, side, table, KernelStart.Create() }.Parse(args).Invoke();
     }
 
-    private static int Compare(string? file, string[] models, string? only, int rounds)
+    private static int Compare(string? file, string[] only, int rounds)
     {
         LabRuntime.Start();
-        var folder = Directory.CreateTempSubdirectory("deepfakelab-benchmark-");
+        var folder = Directory.CreateTempSubdirectory("deepfakelab-benchmark-").FullName;
         try
         {
-            var results = new JsonArray();
-            using var plain = new TorchProcess("eager", tuned: false, LabRuntime.Threads);
-            using var last = new TorchProcess("channels_last", tuned: true, LabRuntime.Threads);
-            using var optimized = new TorchProcess("optimized", tuned: true, LabRuntime.Threads);
-            Console.WriteLine($"threads {LabRuntime.Threads}, load {Load()}, libtorch {torch.__version__}, torch {plain.Versions().ToJsonString()}");
-            Console.WriteLine($"{"images a second: median (least-most)",-44} {"here",-20} {"torch, plain",-20} {"torch, best",-20} plain  best");
-            foreach (var row in Rows(folder.FullName, models).Where(r => only is null || r.Job["what"]!.GetValue<string>() == only))
+            var figures = file is not null && File.Exists(file) ? JsonNode.Parse(File.ReadAllText(file))!.AsObject() : [];
+            figures["threads"] = LabRuntime.Threads;
+            figures["libtorch"] = __version__;
+            figures["onnxruntime"] = Microsoft.ML.OnnxRuntime.OrtEnv.Instance().GetVersionString();
+            figures["rows"] ??= new JsonArray();
+            foreach (var group in Group.All(folder).Where(g => only.Length == 0 || only.Any(o => g.Name.Contains(o, StringComparison.OrdinalIgnoreCase))))
             {
-                // torch's best is whichever of its ways is fastest here; only frozen layers can be optimized for inference
-                var what = row.Job["what"]!.GetValue<string>();
-                TorchProcess[] theirs = what switch { "features" => [plain, last, optimized], "decode" => [plain], _ => [plain, last] };
-                foreach (var side in theirs)
-                    side.Prepare(row.Job);
-                var (run, images, owner) = row.Ours();
-                using (owner)
+                Console.Error.WriteLine($"{group.Name}, load {Load()}");
+                foreach (var row in Measure(group, rounds, folder, figures))
                 {
-                    for (var i = 0; i < 3; i++)
-                        run();
-                    var times = Math.Clamp((int)Math.Round(1.5 / Seconds(run, 1)), 1, 200); // a second and a half a turn
-                    var rates = new List<double>[1 + theirs.Length];
-                    for (var side = 0; side < rates.Length; side++)
-                        rates[side] = [];
-                    for (var round = 0; round < rounds; round++)
-                    {
-                        rates[0].Add(images * times / Seconds(run, times));
-                        for (var side = 0; side < theirs.Length; side++)
-                            rates[side + 1].Add(theirs[side].Measure(Math.Max(1, (int)(times * (rates[side + 1].Count > 0 ? rates[side + 1][^1] / rates[0][0] : 0.5)))));
-                    }
-                    results.Add(Result(row, what, rates));
+                    var all = figures["rows"]!.AsArray();
+                    if (all.FirstOrDefault(r => (string?)r!["name"] == (string?)row["name"]) is { } old)
+                        all[all.IndexOf(old)] = row;
+                    else
+                        all.Add(row);
+                    Table.Print(row);
                 }
+                if (file is not null)
+                    File.WriteAllText(file, figures.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
             }
-            if (file is not null)
-                File.WriteAllText(file, new JsonObject
-                {
-                    ["threads"] = LabRuntime.Threads,
-                    ["rounds"] = rounds,
-                    ["load"] = Load(),
-                    ["libtorch"] = torch.__version__,
-                    ["python"] = plain.Versions(),
-                    ["rows"] = results,
-                }.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
             return 0;
         }
         finally
         {
-            folder.Delete(recursive: true);
+            Directory.Delete(folder, recursive: true);
         }
     }
 
-    private static JsonObject Result(Row row, string what, List<double>[] rates)
+    private static List<JsonObject> Measure(Group group, int rounds, string folder, JsonObject figures)
     {
-        var medians = rates.Select(r => r.Order().ElementAt(r.Count / 2)).ToArray();
-        var best = Enumerable.Range(1, rates.Length - 1).MaxBy(i => medians[i]);
-        string[] ways = ["eager", "channels last, malloc tuned", "optimize_for_inference, channels last, malloc tuned"];
-        Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{row.Name,-44} {Text(0),-20} {Text(1),-20} {Text(best),-20} {medians[0] / medians[1],4:0.00}x {medians[0] / medians[best],4:0.00}x  best: {ways[best - 1]}"));
-        return new JsonObject
+        var load = Load();
+        var job = group.Job();
+        var sides = group.Sides.ToDictionary(name => name, name => new SideProcess(name, LabRuntime.Threads, folder));
+        try
         {
-            ["name"] = row.Name,
-            ["what"] = what,
-            ["model"] = row.Job["model"]?.DeepClone(),
-            ["unit"] = "images/s",
-            ["here"] = Side(0),
-            ["plain"] = Side(1),
-            ["best"] = Side(best),
-            ["bestWay"] = ways[best - 1],
-            ["timesPlain"] = medians[0] / medians[1],
-            ["timesBest"] = medians[0] / medians[best],
-        };
+            var answers = new Dictionary<string, JsonObject>();
+            foreach (var (name, side) in sides)
+            {
+                answers[name] = side.Prepare(job);
+                if (name == "eager")
+                    figures["python"] = side.Versions();
+            }
+            var (rates, resident) = (sides.Keys.ToDictionary(s => s, _ => new List<double>()), sides.Keys.ToDictionary(s => s, _ => new List<long>()));
+            for (var round = 0; round < (group.Once ? 1 : rounds); round++)
+                foreach (var (name, side) in round % 2 == 0 ? sides : sides.Reverse()) // whatever heats or cools the machine meets both
+                {
+                    var answer = side.Measure();
+                    foreach (var (key, value) in answer)
+                        answers[name][key] = value?.DeepClone();
+                    rates[name].Add(answer["rate"]!.GetValue<double>());
+                    resident[name].Add(side.Resident);
+                }
+            return [.. group.Rows.Select(row => Result(row))];
 
-        string Text(int side) => string.Create(CultureInfo.InvariantCulture, $"{medians[side]:0.0} ({rates[side].Min():0.0}-{rates[side].Max():0.0})");
+            JsonObject Result(Row row)
+            {
+                var best = row.Theirs.MaxBy(s => Median(rates[s]))!;
+                return new JsonObject
+                {
+                    ["name"] = row.Name,
+                    ["unit"] = row.Unit,
+                    ["when"] = DateTime.UtcNow.ToString("u", CultureInfo.InvariantCulture),
+                    ["load"] = load,
+                    ["here"] = Figures(row.Here),
+                    ["plain"] = Figures(row.Theirs[0]),
+                    ["best"] = Figures(best),
+                    ["asked"] = new JsonObject { ["plain"] = row.AskedOfPlain, ["best"] = row.AskedOfBest },
+                    ["note"] = row.Note?.Invoke(row.Here, row.Theirs[0], answers),
+                };
+            }
 
-        JsonObject Side(int side) => new() { ["median"] = medians[side], ["least"] = rates[side].Min(), ["most"] = rates[side].Max(), ["all"] = new JsonArray([.. rates[side].Select(r => (JsonNode)r)]) };
-    }
-
-    private static IEnumerable<Row> Rows(string folder, string[] models)
-    {
-        foreach (var name in models)
-        {
-            var file = Path.Combine(folder, name + ".pth");
-            LabRuntime.Seed(1);
-            using (var model = Models.Create(name))
-            using (var state = StateDict.Of(model))
-                Checkpoint.Write(file, state);
-            yield return new Row($"{name}: frozen features, float32", Job("features", name, file, Batch), () => Features(name, file, ScalarType.Float32));
-            yield return new Row($"{name}: frozen features, bfloat16 (torch: float32)", Job("features", name, file, Batch), () => Features(name, file, ScalarType.BFloat16));
-            yield return new Row($"{name}: training step, AdamW, all layers", Job("training", name, file, TrainBatch), () => Training(name, file));
-            File.Delete(file);
+            JsonObject Figures(string name) => new()
+            {
+                ["way"] = SideProcess.Describe(name),
+                ["median"] = Median(rates[name]),
+                ["all"] = new JsonArray([.. rates[name].Select(r => (JsonNode)r)]),
+                ["peakMegabytes"] = sides[name].Peak >> 20,
+                ["residentMegabytes"] = new JsonArray([.. resident[name].Select(r => (JsonNode)(r >> 20))]),
+            };
         }
-        string[] jpegs = [.. Enumerable.Range(0, 24).Select(i => Path.Combine(folder, $"{i}.jpg"))];
-        foreach (var (i, path) in jpegs.Index())
-            File.WriteAllBytes(path, FacePainter.Paint(FaceTraits.Random(i), JpegSide).ToJpeg());
-        var job = Job("decode", null, null, jpegs.Length);
-        job["files"] = new JsonArray([.. jpegs.Select(f => (JsonNode)f)]);
-        yield return new Row($"decode {JpegSide}x{JpegSide} JPEG, resize to {Size}, one thread", job, () => Decoding(jpegs));
-    }
-
-    private static JsonObject Job(string what, string? model, string? file, int batch) =>
-        new() { ["what"] = what, ["model"] = model, ["file"] = file, ["batch"] = batch, ["size"] = Size };
-
-    private static (Action, int, IDisposable) Features(string name, string file, ScalarType precision)
-    {
-        var model = Models.Create(name, Weights.File(file));
-        var prefix = new FrozenPrefix(model, model.Stages[^1], precision);
-        var images = rand([Batch, 3, Size, Size]).mul_(4).sub_(2);
-        return (() =>
+        finally
         {
-            using var scope = NewDisposeScope();
-            prefix.Run(images);
-        }, Batch, new Owner(prefix, model, images));
+            foreach (var side in sides.Values)
+                side.Dispose();
+        }
     }
 
-    private static (Action, int, IDisposable) Training(string name, string file)
-    {
-        var model = Models.Create(name, Weights.File(file));
-        model.train();
-        var images = TensorLayout.ChannelsLast(rand([TrainBatch, 3, Size, Size]).mul_(4).sub_(2));
-        var labels = arange(TrainBatch).remainder(2);
-        var optimizer = new TrainingOptimizer(new Recipe(), model, 1e-4);
-        return (() =>
-        {
-            using var scope = NewDisposeScope();
-            optimizer.Forget();
-            nn.functional.cross_entropy(model.call(images), labels).backward();
-            optimizer.Step();
-        }, TrainBatch, new Owner(optimizer, model, images, labels));
-    }
-
-    private static (Action, int, IDisposable) Decoding(string[] files)
-    {
-        var preprocessing = Preprocessing.Square(Size);
-        byte[][] contents = [.. files.Select(File.ReadAllBytes)];
-        return (() =>
-        {
-            foreach (var bytes in contents)
-                Preprocessing.ToTensor(preprocessing.Apply(ImageReader.Decode(bytes, "a JPEG"))).Dispose();
-        }, files.Length, new Owner());
-    }
-
-    private static double Seconds(Action run, int times)
-    {
-        var clock = Stopwatch.StartNew();
-        for (var i = 0; i < times; i++)
-            run();
-        return clock.Elapsed.TotalSeconds;
-    }
+    private static double Median(List<double> values) => values.Order().ElementAt(values.Count / 2);
 
     /// <summary>How busy the machine was over the last minute: figures taken above 0.5 or so are no figures.</summary>
-    internal static string Load() => File.Exists("/proc/loadavg") ? File.ReadAllText("/proc/loadavg").Split(' ')[0] : "unknown";
-
-    private sealed class Owner(params IDisposable[] things) : IDisposable
-    {
-        public void Dispose() => Array.ForEach(things, t => t.Dispose());
-    }
+    private static string Load() => File.Exists("/proc/loadavg") ? File.ReadAllText("/proc/loadavg").Split(' ')[0] : "unknown";
 }

@@ -81,6 +81,13 @@ public static partial class Charts
                 new Curve("model", pr.Recall, pr.Precision, 0), new Curve("guessing", [0, 1], [share, share], Palette.Muted, Dashed: true)));
     }
 
+    /// <summary>The ROC curves of several models on the same images.</summary>
+    public static Figure Roc(IReadOnlyList<(string Name, EvaluationReport Report)> models) => new("ROC curves",
+        "area under the curve: " + string.Join("; ", models.Select(m => $"{m.Name} {m.Report.Auc}")),
+        columns: 1,
+        new Panel("ROC curves", Unit("false-positive rate"), Unit("true-positive rate"),
+            [.. models.Select((m, i) => m.Report.Roc() is var roc ? new Curve(m.Name, roc.FalsePositiveRate, roc.TruePositiveRate, i) : null!), new Curve("guessing", [0, 1], [0, 1], Palette.Muted, Dashed: true)]));
+
     /// <summary>What the model said against what was so, and how often it said it.</summary>
     public static Figure Reliability(EvaluationReport report, string title = "Reliability")
     {

@@ -31,6 +31,13 @@ public sealed record OnnxOptions
     /// <summary>A second output "maps", float32 [N, classes, h, w]: what each place adds to each logit (Zhou et al. 2016, arXiv:1512.04150).
     /// For models whose head is one linear layer on averaged features.</summary>
     public bool ClassMaps { get; init; }
+
+    /// <summary>What each tensor that a convolution, a linear layer or a sum takes ranges over: these are then rounded to 8 bits, and so are weights.
+    /// <see cref="OnnxInt8"/> measures it.</summary>
+    internal IReadOnlyDictionary<string, (float Low, float High)>? Ranges { get; init; }
+
+    /// <summary>Filled with the names of those tensors, which become outputs of the graph.</summary>
+    internal ISet<string>? Observed { get; init; }
 }
 
 /// <summary>Writes a model as an ONNX file (opset 18, any batch size), which ONNX Runtime, browsers and phones can run.</summary>
@@ -88,6 +95,7 @@ public static class OnnxExport
     private sealed class Builder(OnnxGraph graph, OnnxOptions options)
     {
         private readonly ScalarType type = options.Half ? ScalarType.Float16 : ScalarType.Float32;
+        private readonly Dictionary<string, string> quantized = [];
 
         public void Build(VisionModel model, Preprocessing preprocessing, int height, int width)
         {
@@ -217,7 +225,7 @@ public static class OnnxExport
             Conv2d conv => Convolve(conv, null, x),
             BatchNorm2d norm => Normalise(x, norm.weight!, norm.bias!, norm.running_mean!, norm.running_var!, norm.eps),
             BatchNorm1d norm => Normalise(x, norm.weight!, norm.bias!, norm.running_mean!, norm.running_var!, norm.eps),
-            Linear linear => graph.Add("Gemm", [x, Weight("weight", linear.weight), Weight("bias", linear.bias!)], ("transB", 1L)),
+            Linear linear => graph.Add("Gemm", [Quantized(x, 2), .. Weights(x, linear.weight, linear.bias)], ("transB", 1L)),
             MaxPool2d pool => graph.Add("MaxPool", [x], ("kernel_shape", pool.kernel_size!), ("strides", pool.stride!), ("pads", Pads(pool.padding ?? [0, 0]))),
             ReLU => graph.Add("Relu", [x]),
             ReLU6 => graph.Add("Clip", [x, Weight("zero", torch.tensor(0f)), Weight("six", torch.tensor(6f))]),
@@ -237,24 +245,21 @@ public static class OnnxExport
             var y = Chain(block.Branch, x);
             if (!block.Adds)
                 return y;
-            y = graph.Add("Add", [y, Chain(block.Shortcut, x)]);
+            y = graph.Add("Add", [Quantized(y, 4), Quantized(Chain(block.Shortcut, x), 4)]);
             return block.EndsInReLU ? graph.Add("Relu", [y]) : y;
         }
 
         private string Convolve(Conv2d conv, BatchNorm2d? norm, string x)
         {
             var (weight, bias) = (conv.weight!, conv.bias);
-            Tensor w = weight, b = bias ?? zeros(weight.shape[0], weight.dtype, weight.device);
+            Tensor w = weight, b = bias!;
             if (norm is not null)
             {
                 var scale = norm.weight!.to(float64) / (norm.running_var!.to(float64) + norm.eps).sqrt();
                 w = w.to(float64) * scale.view(-1, 1, 1, 1);
-                b = (b.to(float64) - norm.running_mean!) * scale + norm.bias!;
+                b = ((bias?.to(float64) ?? zeros(weight.shape[0], float64, weight.device)) - norm.running_mean!) * scale + norm.bias!;
             }
-            List<string> inputs = [x, Weight("weight", w)];
-            if (norm is not null || bias is not null)
-                inputs.Add(Weight("bias", b));
-            return graph.Add("Conv", inputs, ("kernel_shape", conv.kernel_size!), ("strides", conv.stride!), ("pads", Pads(conv.padding!)),
+            return graph.Add("Conv", [Quantized(x, 4), .. Weights(x, w, b)], ("kernel_shape", conv.kernel_size!), ("strides", conv.stride!), ("pads", Pads(conv.padding!)),
                 ("dilations", conv.dilation!), ("group", conv.groups));
         }
 
@@ -268,6 +273,41 @@ public static class OnnxExport
             using var converted = value.detach().to(type, copy: true);
             return graph.Constant(name, converted);
         }
+
+        /// <summary>A layer's weight, and its bias if it has one, for an input of this name.</summary>
+        private IEnumerable<string> Weights(string x, Tensor weight, Tensor? bias)
+        {
+            if (options.Ranges is not { } ranges)
+                return bias is null ? [Weight("weight", weight)] : [Weight("weight", weight), Weight("bias", bias)];
+            // a step of its own for each output channel, the same to both sides of zero
+            var steps = weight.to(float64).abs().flatten(1).amax([1]).clamp(min: 1e-12) / 127;
+            var rounded = (weight.to(float64) / steps.view([-1, .. Enumerable.Repeat(1L, (int)weight.dim() - 1)])).round().clamp(-127, 127).to(int8);
+            var name = graph.Constant("steps", steps.to(float32));
+            var parts = new List<string> { graph.Add("DequantizeLinear", [graph.Constant("weight", rounded), name, graph.Constant("zeros", zeros_like(steps, int8))], ("axis", 0L)) };
+            if (bias is null)
+                return parts;
+            var product = steps.to(float32).to(float64) * Step(ranges[x]); // what the sums of products are counted in
+            parts.Add(graph.Add("DequantizeLinear", [graph.Constant("bias", (bias.to(float64) / product).round().clamp(int.MinValue, int.MaxValue).to(int32)), graph.Constant("steps", product.to(float32))], ("axis", 0L)));
+            return parts;
+        }
+
+        /// <summary>A tensor as it is, or rounded to 8 bits within its range and back, once for all that take it; ONNX Runtime then computes in 8 bits.</summary>
+        private string Quantized(string x, int rank)
+        {
+            if (options.Observed?.Add(x) == true)
+                graph.Output(x, ScalarType.Float32, [.. Enumerable.Range(0, rank).Select(i => $"{x}_{i}")]);
+            if (options.Ranges is not { } ranges)
+                return x;
+            if (quantized.TryGetValue(x, out var done))
+                return done;
+            var step = graph.Constant(x + "_step", torch.tensor(Step(ranges[x])));
+            var zero = graph.Constant(x + "_zero", torch.tensor((byte)Math.Clamp(Math.Round(-Math.Min(0, ranges[x].Low) / Step(ranges[x])), 0, 255)));
+            var bytes = graph.AddNamed(x + "_bytes", "QuantizeLinear", [x, step, zero]);
+            return quantized[x] = graph.AddNamed(x + "_rounded", "DequantizeLinear", [bytes, step, zero]);
+        }
+
+        /// <summary>What one of 255 steps over a range is worth; zero is always one of them.</summary>
+        private static float Step((float Low, float High) range) => (Math.Max(0, range.High) - Math.Min(0, range.Low)) is > 0 and var width ? width / 255 : 1;
 
         private string Cast(string x, ScalarType to) => graph.Add("Cast", [x], ("to", (long)OnnxGraph.TypeOf(to)));
     }

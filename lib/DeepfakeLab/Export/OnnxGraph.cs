@@ -19,6 +19,8 @@ internal sealed class OnnxGraph : IDisposable
     {
         ScalarType.Float32 => 1,
         ScalarType.Byte => 2,
+        ScalarType.Int8 => 3,
+        ScalarType.Int32 => 6,
         ScalarType.Int64 => 7,
         ScalarType.Float16 => 10,
         _ => throw new ExportException("A weight's type has no place in the ONNX files written here", type.ToString(), "Convert the model to float32"),

@@ -29,9 +29,13 @@ internal sealed class FrozenPrefix : IDisposable
         layers.eval();
         layers.to(precision);
         var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
-        Engine = precision != ScalarType.Float32 || model.parameters().First().device_type != DeviceType.CPU || model.Options.NormLayer is not null ? $"torch, {type}"
-            : OnnxEngine.Missing is { } reason ? $"torch, {type}; ONNX Runtime does not load: {reason}" : $"ONNX Runtime, {type}";
+        var able = precision == ScalarType.Float32 && model.parameters().First().device_type == DeviceType.CPU && model.Options.NormLayer is null;
+        IsOnnx = able && OnnxEngine.Missing is null;
+        Engine = IsOnnx ? $"ONNX Runtime, {type}" : able ? $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}" : $"torch, {type}";
     }
+
+    /// <summary>Whether ONNX Runtime computes.</summary>
+    public bool IsOnnx { get; }
 
     /// <summary>What computes, in which type, and why nothing faster does: part of the progress text.</summary>
     public string Engine { get; }
@@ -44,7 +48,7 @@ internal sealed class FrozenPrefix : IDisposable
     {
         using var scope = NewDisposeScope();
         using var none = inference_mode();
-        if (Engine.StartsWith("ONNX", StringComparison.Ordinal))
+        if (IsOnnx)
         {
             var asked = ((int)images.shape[2], (int)images.shape[3]);
             if (engine is null || size != asked)

@@ -1,5 +1,7 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using System.IO.Enumeration;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab;
@@ -13,6 +15,10 @@ public sealed record PictureAnswer(string Picture, double[]? Probabilities, stri
 public static class PictureStream
 {
     private const int BatchSize = 32, Ahead = 64;
+
+    /// <summary>How long a batch waits for pictures that are being decoded. Small batches cost more a picture, and while it waits all cores decode.</summary>
+    private static readonly TimeSpan gathering = TimeSpan.FromMilliseconds(200);
+
     private static readonly string[] endings = [".jpg", ".jpeg", ".png", ".webp", ".bmp"];
     private static readonly char[] separators = [Path.DirectorySeparatorChar, Path.AltDirectorySeparatorChar];
 
@@ -33,26 +39,28 @@ public static class PictureStream
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation, LabProgress.Interrupt);
         using var queue = new BlockingCollection<Task<Decoded>>(Ahead);
         var reading = Task.Factory.StartNew(() => Read(pictures, run.Preprocessing, queue, stop.Token), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+        using var model = new Answerer(run);
         try
         {
             var batch = new List<Decoded>();
-            foreach (var next in queue.GetConsumingEnumerable(stop.Token))
+            while (queue.TryTake(out var next, Timeout.Infinite, stop.Token)) // false only when there will be no more
             {
-                if (!Soon(next)) // a slow server must not hold back what is ready
+                var clock = Stopwatch.StartNew();
+                do
                 {
-                    foreach (var answer in Answer(run, batch))
-                        yield return answer;
-                    batch.Clear();
+                    if (batch.Count > 0 && !Soon(next)) // a slow server must not hold back what is ready
+                    {
+                        foreach (var answer in model.Answer(batch))
+                            yield return answer;
+                        batch.Clear();
+                    }
+                    batch.Add(next.GetAwaiter().GetResult());
                 }
-                batch.Add(next.GetAwaiter().GetResult());
-                if (batch.Count < BatchSize && queue.Count > 0)
-                    continue;
-                foreach (var answer in Answer(run, batch))
+                while (batch.Count < BatchSize && queue.TryTake(out next, (int)Math.Max(0, (gathering - clock.Elapsed).TotalMilliseconds), stop.Token));
+                foreach (var answer in model.Answer(batch))
                     yield return answer;
                 batch.Clear();
             }
-            foreach (var answer in Answer(run, batch))
-                yield return answer;
             reading.GetAwaiter().GetResult(); // where the list of pictures itself could not be read, here is its error
         }
         finally
@@ -160,24 +168,41 @@ public static class PictureStream
         }
     }
 
-    private static List<PictureAnswer> Answer(SavedRun run, List<Decoded> batch)
+    /// <summary>The model, which ONNX Runtime takes over where it computes faster and there are pictures enough to pay for handing it over.</summary>
+    private sealed class Answerer(SavedRun run) : IDisposable
     {
-        var answers = new Dictionary<Decoded, double[]>(ReferenceEqualityComparer.Instance);
-        foreach (var same in batch.Where(d => d.Image is not null).GroupBy(d => (d.Image!.Width, d.Image.Height)))
-            foreach (var (decoded, row) in same.Zip(Probabilities(run, [.. same.Select(d => d.Image!)])))
-                answers[decoded] = row;
-        return [.. batch.Select(d => new PictureAnswer(d.Picture, answers.GetValueOrDefault(d), d.Error))];
-    }
+        private FrozenPrefix? fast;
+        private int answered;
 
-    private static double[][] Probabilities(SavedRun run, RgbImage[] images)
-    {
-        using var scope = NewDisposeScope();
-        using var none = inference_mode();
-        var bytes = stack(images.Select(Preprocessing.ToTensor)).to(LabRuntime.Device);
-        var input = TensorLayout.ChannelsLast(run.Preprocessing.Normalize(bytes));
-        var p = run.Model.call(input).to(ScalarType.Float64).softmax(1);
-        if (run.MirrorScores)
-            p = (p + run.Model.call(TensorLayout.ChannelsLast(input.flip(3))).to(ScalarType.Float64).softmax(1)) / 2;
-        return Predictor.Rows(p);
+        public List<PictureAnswer> Answer(List<Decoded> batch)
+        {
+            if (fast is null && answered >= BatchSize && batch.Count == BatchSize && run.Preprocessing.OutputSize is not null
+                && LabRuntime.Device.type == DeviceType.CPU && OnnxEngine.Missing is null)
+                fast = new FrozenPrefix(run.Model, run.Model.Stages[^1]);
+            answered += batch.Count;
+            var answers = new Dictionary<Decoded, double[]>(ReferenceEqualityComparer.Instance);
+            foreach (var same in batch.Where(d => d.Image is not null).GroupBy(d => (d.Image!.Width, d.Image.Height)))
+                foreach (var (decoded, row) in same.Zip(Probabilities([.. same.Select(d => d.Image!)])))
+                    answers[decoded] = row;
+            return [.. batch.Select(d => new PictureAnswer(d.Picture, answers.GetValueOrDefault(d), d.Error))];
+        }
+
+        public void Dispose() => fast?.Dispose();
+
+        private double[][] Probabilities(RgbImage[] images)
+        {
+            using var scope = NewDisposeScope();
+            using var none = inference_mode();
+            var bytes = stack(images.Select(Preprocessing.ToTensor)).to(LabRuntime.Device);
+            var input = run.Preprocessing.Normalize(bytes);
+            var p = Softmax(input);
+            return Predictor.Rows(run.MirrorScores ? (p + Softmax(input.flip(3))) / 2 : p);
+        }
+
+        private Tensor Softmax(Tensor input)
+        {
+            var logits = fast is { IsOnnx: true } ? run.Model.ForwardFrom(fast.Run(input), run.Model.Stages[^1]) : run.Model.call(TensorLayout.ChannelsLast(input));
+            return logits.to(ScalarType.Float64).softmax(1);
+        }
     }
 }
