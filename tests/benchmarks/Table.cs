@@ -45,7 +45,7 @@ internal static class Table
         }
     }
 
-    private static double Number(JsonNode? node) => node!.GetValue<JsonNode>() is JsonValue value && value.TryGetValue<double>(out var number) ? number : double.Parse(node!.ToJsonString(), CultureInfo.InvariantCulture);
+    private static double Number(JsonNode? node) => double.Parse(node!.ToJsonString(), CultureInfo.InvariantCulture); // whole or not, made here or read
 
     private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }
