@@ -37,8 +37,8 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         var half = Exported(new OnnxOptions { FoldBatchNorm = true, Half = true });
         var rounding = RelativeError(exact, RoundedToHalf(model, x)); // changes the model, so it comes last
         console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| {name} | {torch:0.0e-0} | {plain:0.0e-0} | {folded:0.0e-0} | {rounding:0.0e-0} | {half:0.0e-0} |"));
-        Assert.InRange(plain, 0, Tolerance);
-        Assert.InRange(folded, 0, Tolerance);
+        Assert.InRange(plain, 0, Tolerance(torch));
+        Assert.InRange(folded, 0, Tolerance(torch));
         Assert.InRange(half, 0, HalfTolerance(rounding));
 
         double Exported(OnnxOptions options)
@@ -68,7 +68,7 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         var (logits, answer) = (model.call(x), Run(folder["m.onnx"], x)["logits"]);
         var exact = Exact(model, x);
         console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{name} {head} torch: {RelativeError(exact, logits):e2}, ONNX Runtime: {RelativeError(exact, answer):e2}"));
-        Assert.InRange(RelativeError(exact, answer), 0, Math.Max(Tolerance, 8 * RelativeError(exact, logits))); // MNASNet's 20,480 terms nearly cancel in a logit
+        Assert.InRange(RelativeError(exact, answer), 0, Tolerance(RelativeError(exact, logits)));
     }
 
     [Fact]
@@ -180,8 +180,8 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         return logits;
     }
 
-    /// <summary>Float32: of the largest logit.</summary>
-    private const double Tolerance = 1e-5;
+    /// <summary>Float32: 1e-5 of the largest logit, which only wide_resnet101_2 and vgg19_bn exceed; they lie within twice what torch's own float32 is off.</summary>
+    private static double Tolerance(double torch) => Math.Max(1e-5, 2 * torch);
 
     /// <summary>
     /// float16 is held to what rounding alone does to the very same model: twice that, for both are the largest of a few roundings'
