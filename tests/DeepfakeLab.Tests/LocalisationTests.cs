@@ -1,3 +1,4 @@
+using System.Globalization;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab.Tests;
@@ -11,28 +12,34 @@ namespace DeepfakeLab.Tests;
 /// blind pointing, the latter 2.1 times as often as on the other fakes' masks. The usual features.18, whose 5 by 5 cells are larger than an
 /// eye at this input size, hits 1.6 and 1.3 times as often as blind pointing, and on fresh fakes not more often (0.9) than on the others' masks.
 /// </remarks>
-public sealed class LocalisationTests
+public sealed class LocalisationTests(ITestOutputHelper console)
 {
     private const int Size = 160;
     private static readonly FaceParts[] parts = [FaceParts.LeftEye, FaceParts.RightEye, FaceParts.Nose, FaceParts.Mouth];
     private static readonly Difficulty[] difficulties = [Difficulty.Easy, Difficulty.Mid, Difficulty.Hard, Difficulty.Mid]; // in the sample's shares
 
-    [Fact]
-    public void Grad_CAM_of_a_trained_model_lies_on_the_replaced_parts_at_least_twice_as_often_as_chance()
+    /// <summary>DEEPFAKELAB_LOCALISATION_SEEDS=42,1,2 trains once with each of these.</summary>
+    public static TheoryData<long> Seeds =>
+        [.. (Environment.GetEnvironmentVariable("DEEPFAKELAB_LOCALISATION_SEEDS") ?? "42").Split(',').Select(s => long.Parse(s, CultureInfo.InvariantCulture))];
+
+    [Theory, MemberData(nameof(Seeds))]
+    public void Grad_CAM_of_a_trained_model_lies_on_the_replaced_parts_at_least_twice_as_often_as_chance(long seed)
     {
         var data = FaceDataset.Open(PaintedSample.Ensure());
-        LabRuntime.Seed(42);
+        LabRuntime.Seed(seed);
         using var model = Models.MobileNetV2(Weights.Embedded).WithHead(2);
         var recipe = Recipe.Full() with { Epochs = 6, LearningRate = 1e-3, LabelSmoothing = 0, MadeFakes = 0, Augmentation = Augmentation.Faces with { Erase = 0 } };
-        var run = Trainer.Fit(model, data.Split(test: 0.2, validation: 0.16, seed: 42), recipe, new FitOptions { Seed = 42, Preprocessing = Preprocessing.Square(Size) });
+        var run = Trainer.Fit(model, data.Split(test: 0.2, validation: 0.16, seed), recipe, new FitOptions { Seed = seed, Preprocessing = Preprocessing.Square(Size) });
         var layer = Explain.LayerFor(model, Size, Localisation.SmallestPart);
         Assert.Equal("features.13", layer);
 
         FaceImage[] fakes = [.. run.Split.Test.Where(i => i.Label == data.FakeClass)];
         var onTest = Localised([.. fakes.Select(f => (ImageReader.Read(f.Path), data.Mask(f)!))]);
+        console.WriteLine($"seed {seed}, test fakes: {onTest}");
         Assert.True(onTest.HitsOverChance >= 2, $"test fakes: {onTest}");
 
         var fresh = Localised(SinglePart(240));
+        console.WriteLine($"seed {seed}, fresh fakes: {fresh}");
         Assert.True(fresh.HitsOverChance >= 2, $"fresh fakes: {fresh}");
         Assert.True(fresh.HitsOverSwapped >= 1.25, $"fresh fakes: {fresh}"); // not merely where parts usually are; 2.1 measured, of few hits
 

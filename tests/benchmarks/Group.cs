@@ -50,7 +50,7 @@ internal sealed record Group(string Name, string[] Sides, Row[] Rows, Func<JsonO
             () => With(Describe("decode", null, null, 24), ("files", Pictures(folder, 24))));
         yield return new Group("predict", ["here-float32", "eager", "optimized"],
             [new Row($"predict on {JpegSide}x{JpegSide} JPEG files, MobileNetV2, mirrored scores", "here-float32", ["eager", "optimized"], Note: SameAnswers)],
-            () => With(Describe("predict", "mobilenet_v2", Model(folder, "mobilenet_v2", classes: 2), PredictBatch), ("files", Pictures(folder, 96))));
+            () => Predict(folder));
         yield return new Group("experiment", ["here-float32", "here-bfloat16", "eager", "optimized", "original"],
         [
             new Row(ExperimentName, "here-float32", ["eager", "optimized"], 3, Unit: "image passes/s", Note: SameLosses),
@@ -74,10 +74,11 @@ internal sealed record Group(string Name, string[] Sides, Row[] Rows, Func<JsonO
     }
 
     /// <summary>
-    /// Random weights as a file that both sides read. Batch norms take their statistics from noise that runs through once: with those of a
-    /// new model activations vanish or explode, and neither denormal numbers nor one answer for all pictures are what is to be measured.
+    /// Random weights as a file that both sides read. Batch norms take their statistics from noise, or from some pictures, that run through
+    /// once: with those of a new model activations vanish or explode, and neither denormal numbers nor one answer for all pictures are what
+    /// is to be measured.
     /// </summary>
-    private static string Model(string folder, string name, int classes = 1000, HeadRecipe? head = null)
+    private static string Model(string folder, string name, int classes = 1000, HeadRecipe? head = null, JsonArray? pictures = null)
     {
         var file = Path.Combine(folder, $"{name}-{classes}.pth");
         if (File.Exists(file))
@@ -95,7 +96,7 @@ internal sealed record Group(string Name, string[] Sides, Row[] Rows, Func<JsonO
             norm.running_var!.copy_(x.var([0, 2, 3]) + 0.01);
             return x;
         })).ToList();
-        model.call(randn(4, 3, Size, Size)).Dispose();
+        model.call(pictures is null ? randn(4, 3, Size, Size) : cat([.. pictures.Take(16).Select(p => Preprocessing.Square(Size).ToBatch(ImageReader.Read((string)p!)))])).Dispose();
         remove.ForEach(hook => hook.remove());
         using var state = StateDict.Of(model);
         Checkpoint.Write(file, state);
@@ -112,6 +113,12 @@ internal sealed record Group(string Name, string[] Sides, Row[] Rows, Func<JsonO
         return [.. files.Select(f => (JsonNode)f)];
     }
 
+    private static JsonObject Predict(string folder)
+    {
+        var files = Pictures(folder, 96);
+        return With(Describe("predict", "mobilenet_v2", Model(folder, "mobilenet_v2", 2, null, files), PredictBatch), ("files", files));
+    }
+
     private static JsonObject Experiment(string folder)
     {
         var files = Pictures(folder, ExperimentTrain + ExperimentHeld, distinct: 104);
@@ -123,7 +130,7 @@ internal sealed record Group(string Name, string[] Sides, Row[] Rows, Func<JsonO
             return (JsonNode)new JsonArray([.. order.Select(i => (JsonNode)i)]);
         });
         var recipe = Side.ExperimentRecipe(ExperimentEpochs, ExperimentBatch);
-        return With(Describe("experiment", "efficientnet_b0", Model(folder, "efficientnet_b0", classes: 2, HeadRecipe.StudyEfficientNet with { Dropout = 0 }), ExperimentBatch),
+        return With(Describe("experiment", "efficientnet_b0", Model(folder, "efficientnet_b0", 2, HeadRecipe.StudyEfficientNet with { Dropout = 0 }, files), ExperimentBatch),
             ("files", files), ("train", ExperimentTrain), ("orders", new JsonArray([.. orders])), ("cut", 7), ("rate", recipe.LearningRate), ("decay", recipe.WeightDecay),
             ("l1", recipe.L1), ("l2", recipe.L2));
     }

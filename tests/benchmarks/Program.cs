@@ -129,5 +129,5 @@ internal static class Program
     private static double Median(List<double> values) => values.Order().ElementAt(values.Count / 2);
 
     /// <summary>How busy the machine was over the last minute: figures taken above 0.5 or so are no figures.</summary>
-    private static string Load() => File.Exists("/proc/loadavg") ? File.ReadAllText("/proc/loadavg").Split(' ')[0] : "unknown";
+    internal static string Load() => File.Exists("/proc/loadavg") ? File.ReadAllText("/proc/loadavg").Split(' ')[0] : "unknown";
 }
