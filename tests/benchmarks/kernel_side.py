@@ -31,4 +31,5 @@ for _ in range(int(sys.argv[1])):
         memory = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
     client.stop_channels()
     manager.shutdown_kernel()
+    del client, manager  # else they complain when the interpreter ends
     print(json.dumps({"first": first, "trivial": sorted(trivial)[TRIVIAL // 2], "slowest": max(trivial), "memory": memory}), flush=True)

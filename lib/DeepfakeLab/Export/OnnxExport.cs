@@ -84,9 +84,10 @@ public static class OnnxExport
         using var frozen = no_grad();
         using var graph = new OnnxGraph();
         new Builder(graph, new OnnxOptions { FoldBatchNorm = true }).BuildPrefix(model, cut, height, width);
-        using var stream = new MemoryStream();
-        graph.ToModel(model.Name, $"{model.Name} before {cut}", new Dictionary<string, string>()).WriteTo(stream);
-        return stream.ToArray();
+        var message = graph.ToModel(model.Name, $"{model.Name} before {cut}", new Dictionary<string, string>());
+        var file = new byte[message.Size];
+        message.WriteTo(new MemoryStream(file));
+        return file;
     }
 
     /// <summary>Whether <see cref="OnnxOptions.ClassMaps"/> can be had of this model.</summary>

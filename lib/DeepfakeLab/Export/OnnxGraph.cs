@@ -42,13 +42,13 @@ internal sealed class OnnxGraph : IDisposable
         return output;
     }
 
-    /// <summary>Adds a constant and returns its name; the tensor is copied.</summary>
+    /// <summary>Adds a constant and returns its name; the tensor's memory is kept until the graph is disposed, not copied: it must not change before.</summary>
     public string Constant(string name, Tensor value)
     {
         name = Unique(name);
         Tensor dense;
         using (NewDisposeScope())
-            dense = value.detach().cpu().contiguous().clone().DetachFromDisposeScope();
+            dense = value.detach().cpu().contiguous().DetachFromDisposeScope();
         owned.Add(dense);
         var tensor = new OnnxMessage();
         foreach (var length in dense.shape)

@@ -12,7 +12,8 @@ internal sealed class OnnxMessage
 {
     private readonly List<(long Size, Action<CodedOutputStream> Write)> fields = [];
 
-    private long Size => fields.Sum(f => f.Size);
+    /// <summary>In bytes, as written.</summary>
+    public long Size => fields.Sum(f => f.Size);
 
     public OnnxMessage Number(int field, long value) => Field(field, WireFormat.WireType.Varint, CodedOutputStream.ComputeInt64Size(value), o => o.WriteInt64(value));
 
