@@ -76,6 +76,50 @@ public partial class NotebookContentTests(InstalledKernel kernel)
         static IEnumerable<string> Each(Regex kind, string prose) => kind.Matches(prose).Select(m => Words().Replace(m.Value, "")).Distinct().Order(StringComparer.Ordinal);
     }
 
+    /// <summary>What each notebook about an architecture shows, from the idea to a picture of one's own.</summary>
+    private static readonly string[] Shown =
+    [
+        "FaceDataset.Open()", "Weights.Auto", "WeightsOrigin.Description", // 1: and says which it found
+        "Charts.Faces(", "Lesson.ReplacedParts(", "Charts.SamePhotos(", "Lesson.PhotosTorn(faces, Lesson.RandomSplit(faces))", // 2
+        "Lesson.Sees(", "Charts.FeatureMaps(", "Embeddings.Tsne(", // 3
+        "Recipe.HeadOnly()", ".Published;", "LiveCurves", "FindLearningRate(", "var run = Train(all)", // 4
+        "MistakeComparison.Measure(", // 5
+        ".Beside(faces, model, (", "Charts.Confusion(", "Charts.RocAndPrecisionRecall(", "Charts.Reliability(", "report.ByDifficulty", "report.ByPart", // 6
+        "Charts.WhereItLooks(", "report.MostConfidentMistakes(", // 7
+        "RunFolder.Save(", "RunFolder.Open(", // 8
+    ];
+
+    [Fact]
+    public void Six_architectures_and_a_comparison_are_there_each_with_a_mistake_of_its_own()
+    {
+        string[] architectures = ["efficientnet", "mna-net", "mobilenet", "resnet", "resnext", "vgg16"];
+        var files = Directory.GetFiles(Folder, "*.ipynb").Select(f => Path.GetFileNameWithoutExtension(f)).Order(StringComparer.Ordinal);
+        Assert.Equal(["compare", .. architectures], files);
+        var mistakes = new List<string>();
+        foreach (var name in architectures)
+        {
+            var code = Text(name, CellKind.Code);
+            var prose = Text(name, CellKind.Markdown);
+            Assert.All(Shown, shown => Assert.Contains(shown, code));
+            mistakes.Add(Mistake().Match(code).Value);
+            Assert.Contains("$$", prose);
+            Assert.Contains("](https://arxiv.org/abs/", prose);
+            Assert.Matches(@"!\[[^\]]+\]\(images/[\w-]+\.svg\)", prose);
+            Assert.Matches(@"(?s)## Exercises\s+1\. .+\n2\. .+\n3\. .+<details><summary>.+1\. .+\n2\. .+\n3\. .+</details>.+\*\*Read next:\*\*", prose);
+            Assert.Equal(Enumerable.Range(1, 8).Select(i => $"## {i}."), Section().Matches(prose).Select(m => m.Value));
+        }
+        Assert.All(mistakes, Assert.NotEmpty);
+        Assert.Equal(6, mistakes.Distinct().Count());
+
+        var ranking = Text("compare", CellKind.Code);
+        Assert.All(architectures, name => Assert.Contains($"\"{StudyRecipes.Find(name).Model}\"", ranking));
+        Assert.All((string[])["Significance.McNemar(", "ParameterCount", "CountMultiplyAdds(", "Speed(model)", "Report.Accuracy", "Together(entrants)"], shown => Assert.Contains(shown, ranking));
+        Assert.Contains("What cannot be concluded", Text("compare", CellKind.Markdown));
+
+        static string Text(string name, CellKind kind) =>
+            string.Join('\n', Notebook.Read(Path.Combine(Folder, name + ".ipynb")).Cells.Where(c => c.Kind == kind).Select(c => c.Source));
+    }
+
     /// <summary>All of them in CI, one elsewhere.</summary>
     [Theory]
     [MemberData(nameof(Run))]
@@ -133,4 +177,10 @@ public partial class NotebookContentTests(InstalledKernel kernel)
 
     [GeneratedRegex("`[^`]+`")]
     private static partial Regex InlineCode();
+
+    [GeneratedRegex(@"(?<=MistakeComparison\.Measure\([^)]*)StudyMistakes\.\w+")]
+    private static partial Regex Mistake();
+
+    [GeneratedRegex(@"(?m)^## \d\.")]
+    private static partial Regex Section();
 }
