@@ -286,6 +286,7 @@ public sealed class DownloadTests : IDisposable
         {
             using var model = Models.MobileNetV2(Weights.Auto);
             Assert.Contains("embedded", model.WeightsOrigin.Description);
+            Assert.Equal(Pretrained.Everything, model.WeightsOrigin.Pretrained);
             Assert.Contains("answers 500", model.WeightsOrigin.Description);
             Assert.Equal(64, model.WeightsOrigin.Sha256!.Length);
         }
@@ -302,6 +303,7 @@ public sealed class DownloadTests : IDisposable
         Assert.StartsWith("random initialisation: ImageNet's are not in the cache, and DEEPFAKELAB_OFFLINE is set", random.WeightsOrigin.Description);
         Assert.Contains("training from scratch", random.WeightsOrigin.Description);
         Assert.Null(random.WeightsOrigin.Sha256);
+        Assert.Equal((Pretrained.Features, Pretrained.Nothing), (packaged.WeightsOrigin.Pretrained, random.WeightsOrigin.Pretrained));
         Assert.Contains("mobilenet_v3_small", Assert.Throws<WeightsException>(() => Models.MobileNetV3Small(Weights.Embedded)).Message);
     }
 

@@ -29,8 +29,10 @@ public class ModelTests
             using var scope = NewDisposeScope();
             var preprocessing = Preprocessing.ImageNet; // of IMAGENET1K_V1
             var image = Preprocessing.ToTensor(preprocessing.Apply(ImageReader.Read(photo.Key)));
-            var top = ImageNetClasses.Top(model.call(preprocessing.Normalize(image).unsqueeze(0)));
+            var pixels = preprocessing.Normalize(image).unsqueeze(0);
+            var top = ImageNetClasses.Top(model.call(pixels));
             Assert.Equal(photo.Select(l => l[1]), top.Select(t => t.Name));
+            Assert.Equal(top.Select(t => t.Name), Lesson.Sees(model, pixels).Select(s => s.Answer)); // what the notebooks show
             Assert.All(photo.Zip(top), p => Assert.Equal(double.Parse(p.First[2], System.Globalization.CultureInfo.InvariantCulture), p.Second.Probability, 1e-5));
         }
     }
@@ -60,6 +62,21 @@ public class ModelTests
             Assert.Equal([2L, 2], model.call(x).shape);
             Assert.Equal(head.FlattenAt == 0 ? 1280 : 20480, model.FeatureCount);
         }
+    }
+
+    [Theory, InlineData("resnet18"), InlineData("mobilenet_v2"), InlineData("mobilenet_v3_small"), InlineData("efficientnet_b0")]
+    public void Another_normalisation_than_batch_norm_starts_as_the_identity_too(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        using var model = Models.Create(name, options: new ModelOptions { NormLayer = channels => nn.GroupNorm(1, channels) });
+        Assert.All(model.modules().OfType<TorchSharp.Modules.GroupNorm>(), norm =>
+        {
+            Assert.True(norm.weight!.Equals(ones_like(norm.weight)));
+            Assert.True(norm.bias!.Equals(zeros_like(norm.bias)));
+        });
+        model.eval();
+        Assert.True(model.call(randn(2, 3, 64, 64)).isfinite().all().item<bool>());
     }
 
     [Fact]

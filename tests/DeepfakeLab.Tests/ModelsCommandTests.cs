@@ -67,6 +67,25 @@ public class ModelsCommandTests
     }
 
     [Fact]
+    public void Get_fetches_a_file_from_a_mirror_once_and_prints_where_it_lies()
+    {
+        // An official file is half a gigabyte. Of this text, too, the SHA-256 begins with 8ba56ff5: found by trying numbers.
+        var file = System.Text.Encoding.ASCII.GetBytes("no weights, but a file whose hash begins as theirs does: 15690243");
+        using var folder = TestSupport.Folder();
+        using var server = new TestServer(TestServer.Ranges(file));
+        var environment = new Dictionary<string, string> { ["TORCH_HOME"] = folder.Path, ["DEEPFAKELAB_WEIGHTS_MIRROR"] = server.Address("models").ToString() };
+        string[] get = ["get", "resnext101_32x8d", "--entry", "IMAGENET1K_V1", "--progress", "silent"];
+        var (code, output, error) = Cli(environment, get);
+        Assert.True(code == 0, error);
+        var path = Path.Combine(folder.Path, "hub", "checkpoints", "resnext101_32x8d-8ba56ff5.pth");
+        Assert.Equal($"{path} (sha256 {Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(file))})", output.Trim());
+        Assert.Equal(file, File.ReadAllBytes(path));
+        environment["DEEPFAKELAB_OFFLINE"] = "1";
+        Assert.Equal((0, output, ""), Cli(environment, get));
+        Assert.Equal(("GET", "/models/resnext101_32x8d-8ba56ff5.pth"), server.Requests.Select(r => (r.Method, r.Path)).Single());
+    }
+
+    [Fact]
     public void A_proxy_of_the_environment_is_used()
     {
         using var folder = TestSupport.Folder();
@@ -79,6 +98,8 @@ public class ModelsCommandTests
         }, "get", "resnet18");
         Assert.Equal(1, code);
         Assert.Contains("404", error);
+        Assert.Contains("begins with f37072fd", error);
+        Assert.Contains(Path.Combine(folder.Path, "hub", "checkpoints", "resnet18-f37072fd.pth"), error);
         Assert.Equal("http://weights.invalid/models/resnet18-f37072fd.pth", proxy.Requests.Single().Path);
     }
 }

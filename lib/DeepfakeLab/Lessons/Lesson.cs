@@ -14,9 +14,9 @@ public static class Lesson
     public static IReadOnlyList<(string Answer, string Value)> Sees(VisionModel model, Tensor image)
     {
         model.eval();
-        if (model.WeightsOrigin.Description.StartsWith("random", StringComparison.Ordinal))
+        if (model.WeightsOrigin.Pretrained == Pretrained.Nothing)
             return [("nothing", "the weights are random: no pretrained ones were found, so this network knows nothing yet")];
-        if (model.WeightsOrigin.Description.Contains("fc is random", StringComparison.Ordinal))
+        if (model.WeightsOrigin.Pretrained == Pretrained.Features)
             return [("features only", "the layers are pretrained, the last one is random: this network sees, but has no words for it yet")];
         using var scope = NewDisposeScope();
         using var none = no_grad();

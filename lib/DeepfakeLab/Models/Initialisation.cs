@@ -24,6 +24,10 @@ internal static class Initialisation
                     nn.init.zeros_(norm.bias);
                     norm.reset_running_stats();
                     break;
+                case GroupNorm norm:
+                    nn.init.ones_(norm.weight);
+                    nn.init.zeros_(norm.bias);
+                    break;
                 case Linear layer:
                     linear(layer);
                     break;

@@ -8,11 +8,25 @@ namespace DeepfakeLab;
 public sealed class ModelException(string problem, string? subject, string remedy, Exception? inner = null)
     : LabException(problem, subject, remedy, inner);
 
+/// <summary>How much of a model had learned something before it came here.</summary>
+public enum Pretrained
+{
+    /// <summary>Nothing: all weights are random.</summary>
+    Nothing,
+
+    /// <summary>All but the head, which is random.</summary>
+    Features,
+
+    /// <summary>Everything.</summary>
+    Everything,
+}
+
 /// <summary>Where a model's weights came from.</summary>
 /// <param name="Description">In words: "IMAGENET1K_V2 of mobilenet_v2, from the cache".</param>
+/// <param name="Pretrained">How much of the model they are for.</param>
 /// <param name="Path">The file; null for random or embedded weights.</param>
 /// <param name="Sha256">Lower-case hash of the file's or resource's bytes; null for random weights.</param>
-public sealed record WeightsOrigin(string Description, string? Path = null, string? Sha256 = null);
+public sealed record WeightsOrigin(string Description, Pretrained Pretrained, string? Path = null, string? Sha256 = null);
 
 /// <summary>
 /// A convolutional image classifier: [N, 3, H, W] normalised float32 images in, [N, classes] logits out. Layers and state-dict keys
@@ -56,7 +70,7 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     public long FeatureCount { get; private set; }
 
     /// <summary>Where the weights came from; kept when the head is replaced.</summary>
-    public WeightsOrigin WeightsOrigin { get; internal set; } = new("random initialisation");
+    public WeightsOrigin WeightsOrigin { get; internal set; } = new("random initialisation", Pretrained.Nothing);
 
     /// <summary>What it was constructed with.</summary>
     internal ModelOptions Options { get; set; } = new();

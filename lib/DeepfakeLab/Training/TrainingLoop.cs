@@ -74,7 +74,7 @@ internal sealed class TrainingLoop(
                 double loss;
                 try
                 {
-                    loss = steps.OnImages(optimizer, indices, 1, i, (1, true, true));
+                    loss = steps.OnImages(optimizer, indices, 1, i, PartOfStep.Whole);
                 }
                 catch (TrainingException) when (points.Count > 0)
                 {
@@ -159,7 +159,7 @@ internal sealed class TrainingLoop(
                 using var batch = NewDisposeScope();
                 using var rows = tensor(order[at..(at + size)].Select(i => (long)i).ToArray(), device: LabRuntime.Device);
                 model.Head.train();
-                loss += steps.Step(optimizer, () => model.Head.call(features.index_select(0, rows)), labels.index_select(0, rows), () => "head batch", (1, true, true));
+                loss += steps.OnHead(optimizer, features.index_select(0, rows), labels.index_select(0, rows));
             }
             model.Head.train(recipe.ScoreInTrainingMode);
             var probabilities = Probabilities(model.Head, held, mirrored: recipe.MirrorScores);
@@ -211,7 +211,7 @@ internal sealed class TrainingLoop(
                 cancellation.ThrowIfCancellationRequested();
                 var indices = order[(i * size)..((i + 1) * size)];
                 optimizer.Rate = Schedule.Rate(recipe, stretch.Rate, (long)(epoch - stretch.FirstEpoch) * perEpoch + i, all, perEpoch);
-                var part = PartOfStep(i, perEpoch);
+                var part = Part(i, perEpoch);
                 using (NewDisposeScope())
                     loss += features is null ? steps.OnImages(optimizer, indices, epoch, i, part, next: order.AsSpan((i + 1) * size, i + 1 < perEpoch ? size : 0).ToArray()) : steps.OnFeatures(optimizer, features, indices, epoch, i, part);
                 if (part.Last)
@@ -228,11 +228,11 @@ internal sealed class TrainingLoop(
     }
 
     /// <summary>Where batch <paramref name="i"/> of an epoch stands among those that make one step together.</summary>
-    private (int Batches, bool First, bool Last) PartOfStep(int i, int perEpoch)
+    private PartOfStep Part(int i, int perEpoch)
     {
         var start = i - i % recipe.Accumulate;
         var batches = Math.Min(recipe.Accumulate, perEpoch - start);
-        return (batches, i == start, i == start + batches - 1);
+        return new(batches, i == start, i == start + batches - 1);
     }
 
     private double[][] Score(FrozenFeatures? features) => features is not null

@@ -3,6 +3,13 @@ using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
+/// <summary>Where a batch stands among those that make one step together.</summary>
+internal readonly record struct PartOfStep(int Batches, bool First, bool Last)
+{
+    /// <summary>A batch that makes a step of its own.</summary>
+    public static readonly PartOfStep Whole = new(1, true, true);
+}
+
 /// <summary>What happens with one batch: varied, mixed, run forward and back, and a step made.</summary>
 internal sealed class TrainingSteps : IDisposable
 {
@@ -69,7 +76,7 @@ internal sealed class TrainingSteps : IDisposable
 
     /// <summary>A batch of images, varied for this epoch, through the whole model. Returns the loss.</summary>
     /// <param name="next">The batch that comes after it, to be decoded meanwhile; empty or null for none.</param>
-    public double OnImages(TrainingOptimizer optimizer, int[] indices, int epoch, int batch, (int, bool, bool) part, int[]? next = null)
+    public double OnImages(TrainingOptimizer optimizer, int[] indices, int epoch, int batch, PartOfStep part, int[]? next = null)
     {
         var pixels = images.Batch(indices, cancellation).to(LabRuntime.Device);
         if (next is { Length: > 0 })
@@ -78,30 +85,37 @@ internal sealed class TrainingSteps : IDisposable
         var made = makesFakes ? Make(ref pixels, indices, epoch) : [];
         var (input, mixed, (partner, share)) = Mix(preprocessing.Normalize(recipe.Augmentation.Apply(pixels, seeds)), Targets(indices, made), indices.Length, epoch, batch);
         if (Parts is null)
-            return Step(optimizer, () => model.call(TensorLayout.ChannelsLast(input)), mixed, () => Name(indices, epoch, batch), part, weights: weightsWithMade);
+            return Step(optimizer, part, () => Loss(model.call(TensorLayout.ChannelsLast(input)), mixed, weightsWithMade), () => Name(indices, epoch, batch));
         var parts = tensor(indices.SelectMany((i, at) => PartHead.Targets(split.Train[i].Replaced, recipe.Augmentation.Mirrors(seeds[at]))).ToArray(), [indices.Length, 4], device: LabRuntime.Device);
         var known = tensor(indices.Select((_, at) => made.Contains(at) ? 0f : 1f).ToArray(), [indices.Length, 1], device: LabRuntime.Device);
         if (partner is not null)
             (parts, known) = (parts.lerp(parts.index_select(0, partner), 1 - share), minimum(known, known.index_select(0, partner)));
         Tensor? features = null;
-        return Step(optimizer, () => model.Head.call(features = model.Features(TensorLayout.ChannelsLast(input))), mixed, () => Name(indices, epoch, batch), part,
-            () => recipe.PartsLoss * Parts.Loss(features!, parts, known), weightsWithMade);
+        return Step(optimizer, part, () => Loss(model.Head.call(features = model.Features(TensorLayout.ChannelsLast(input))), mixed, weightsWithMade),
+            () => Name(indices, epoch, batch), () => recipe.PartsLoss * Parts.Loss(features!, parts, known));
     }
 
     /// <summary>What the frozen layers made of the images, through the rest of the model. Returns the loss.</summary>
-    public double OnFeatures(TrainingOptimizer optimizer, FrozenFeatures features, int[] indices, int epoch, int batch, (int, bool, bool) part)
+    public double OnFeatures(TrainingOptimizer optimizer, FrozenFeatures features, int[] indices, int epoch, int batch, PartOfStep part)
     {
         var (input, targets, _) = Mix(features.Batch(indices, epoch), Targets(indices, []), indices.Length, epoch, batch);
-        return Step(optimizer, () => model.ForwardFrom(input.dim() == 4 ? TensorLayout.ChannelsLast(input) : input, recipe.Cut!), targets,
-            () => Name(indices, epoch, batch), part);
+        return Step(optimizer, part, () => Loss(model.ForwardFrom(input.dim() == 4 ? TensorLayout.ChannelsLast(input) : input, recipe.Cut!), targets),
+            () => Name(indices, epoch, batch));
     }
 
-    /// <param name="part">How many batches make one step together, and whether this is the first or the last of them.</param>
-    public double Step(TrainingOptimizer optimizer, Func<Tensor> forward, Tensor targets, Func<string> batchName, (int Batches, bool First, bool Last) part, Func<Tensor>? auxiliary = null, Tensor? weights = null)
+    /// <summary>The new head alone on a batch of features. Returns the loss.</summary>
+    public double OnHead(TrainingOptimizer optimizer, Tensor features, Tensor targets) =>
+        Step(optimizer, PartOfStep.Whole, () => Loss(model.Head.call(features), targets), () => "head batch");
+
+    private Tensor Loss(Tensor logits, Tensor targets, Tensor? weights = null) =>
+        nn.functional.cross_entropy(logits, targets, weight: weights ?? classWeights, label_smoothing: recipe.LabelSmoothing);
+
+    /// <param name="auxiliary">What is added to the loss beside penalties, and is not part of the value returned.</param>
+    private double Step(TrainingOptimizer optimizer, PartOfStep part, Func<Tensor> classification, Func<string> batchName, Func<Tensor>? auxiliary = null)
     {
         if (part.First)
             optimizer.Forget();
-        var loss = nn.functional.cross_entropy(forward(), targets, weight: weights ?? classWeights, label_smoothing: recipe.LabelSmoothing);
+        var loss = classification();
         var value = loss.to(ScalarType.Float64).item<double>();
         if (!double.IsFinite(value))
             throw new TrainingException("The loss is no longer a number", batchName(), "Lower the learning rate, or look at these images");

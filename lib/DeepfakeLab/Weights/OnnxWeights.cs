@@ -1,41 +1,41 @@
 using System.Text;
+using Google.Protobuf;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
 /// <summary>Reads the float32 initializers of an ONNX file and the order in which its convolutions and batch norms use them.</summary>
 /// <remarks>
-/// Ours because it is four fields of onnx.proto, and the file is taken as hostile: every length is checked against what is left of the
-/// message it stands in, nothing is copied before that, and messages nest no deeper than model, graph, node.
+/// Google.Protobuf reads the fields and checks each length against what is left of the message it stands in; as in <see cref="OnnxMessage"/>
+/// there are no classes generated from onnx.proto, for the handful of fields used here. Numbers stay where they are in the file until they
+/// are asked for, and messages nest no deeper than model, graph, node.
 /// </remarks>
 internal sealed class OnnxWeights
 {
-    private readonly Dictionary<string, (long[] Shape, ReadOnlyMemory<byte> Numbers)> initializers = new(StringComparer.Ordinal);
-
-    /// <summary>The graph's nodes in their order: the operator and the names of its inputs.</summary>
-    public IReadOnlyList<(string Operator, IReadOnlyList<string> Inputs)> Nodes { get; }
+    private readonly Dictionary<string, (long[] Shape, ArraySegment<byte> Numbers)> initializers = new(StringComparer.Ordinal);
+    private readonly List<(string Operator, IReadOnlyList<string> Inputs)> nodes = [];
 
     /// <exception cref="InvalidDataException">The bytes are no ONNX file, or hold what is not read here.</exception>
-    public OnnxWeights(ReadOnlyMemory<byte> file)
+    public OnnxWeights(byte[] file)
     {
-        var nodes = new List<(string, IReadOnlyList<string>)>();
-        Nodes = nodes;
-        var graphs = 0;
-        foreach (var (field, _, graph) in Fields(file))
+        try
         {
-            if (field != 7) // ModelProto.graph
-                continue;
-            if (graphs++ > 0)
-                throw new InvalidDataException("it has more than one graph");
-            foreach (var (part, _, bytes) in Fields(graph))
-                if (part == 1) // GraphProto.node: inputs are its field 1, the operator its field 4
-                    nodes.Add((Fields(bytes).Where(f => f.Field == 4).Select(f => Text(f.Bytes)).LastOrDefault(""), [.. Fields(bytes).Where(f => f.Field == 1).Select(f => Text(f.Bytes))]));
+            if (Fields(file).Where(f => f.Field == 7).ToList() is not [var graph]) // ModelProto.graph
+                throw new InvalidDataException("it has no graph, or more than one");
+            foreach (var (part, _, bytes) in Fields(graph.Bytes))
+                if (part == 1) // GraphProto.node
+                    AddNode(bytes);
                 else if (part == 5) // GraphProto.initializer
                     AddInitializer(bytes);
         }
-        if (graphs == 0)
-            throw new InvalidDataException("it has no graph");
+        catch (InvalidProtocolBufferException e)
+        {
+            throw new InvalidDataException("it is no protobuf message, or is cut off", e);
+        }
     }
+
+    /// <summary>The graph's nodes in their order: the operator and the names of its inputs.</summary>
+    public IReadOnlyList<(string Operator, IReadOnlyList<string> Inputs)> Nodes => nodes;
 
     /// <summary>A copy of an initializer; the caller owns it.</summary>
     public Tensor this[string name]
@@ -45,72 +45,69 @@ internal sealed class OnnxWeights
             if (!initializers.TryGetValue(name, out var found))
                 throw new InvalidDataException($"it has no initializer {name}");
             var tensor = empty(found.Shape, float32, CPU);
-            found.Numbers.Span.CopyTo(tensor.bytes);
+            found.Numbers.AsSpan().CopyTo(tensor.bytes);
             return tensor;
         }
     }
 
-    private void AddInitializer(ReadOnlyMemory<byte> message)
+    private void AddNode(ArraySegment<byte> message)
     {
-        var (shape, type, name, numbers) = (new List<long>(), 0L, "", ReadOnlyMemory<byte>.Empty);
+        var (kind, inputs) = ("", new List<string>());
+        foreach (var (field, _, bytes) in Fields(message))
+            if (field == 1)
+                inputs.Add(Text(bytes));
+            else if (field == 4)
+                kind = Text(bytes);
+        nodes.Add((kind, inputs));
+    }
+
+    private void AddInitializer(ArraySegment<byte> message)
+    {
+        var (shape, type, name, numbers) = (new List<long>(), 0L, "", ArraySegment<byte>.Empty);
         foreach (var (field, value, bytes) in Fields(message))
             switch (field)
             {
-                case 1 when bytes.IsEmpty: shape.Add((long)value); break;
+                case 1 when value is { } length: shape.Add(length); break;
                 case 1: // packed
-                    for (var rest = bytes; !rest.IsEmpty;)
-                        shape.Add((long)Varint(ref rest));
+                    for (var packed = Input(bytes); !packed.IsAtEnd;)
+                        shape.Add(packed.ReadInt64());
                     break;
-                case 2: type = (long)value; break;
+                case 2: type = value ?? 0; break;
                 case 8: name = Text(bytes); break;
                 case 4 or 9: numbers = bytes; break; // packed float_data, raw_data: both little-endian float32
             }
         if (type != 1)
             return; // not float32
-        if (RawTensors.Count([.. shape]) * sizeof(float) != numbers.Length)
-            throw new InvalidDataException($"the initializer {name} has {numbers.Length} bytes, not what its shape needs");
+        if (checked(RawTensors.Count([.. shape]) * sizeof(float)) != numbers.Count)
+            throw new InvalidDataException($"the initializer {name} has {numbers.Count} bytes, not what its shape needs");
         if (!initializers.TryAdd(name, ([.. shape], numbers)))
             throw new InvalidDataException($"the initializer {name} occurs twice");
     }
 
-    /// <summary>A message's fields: numbers in Value, strings and nested messages in Bytes.</summary>
-    private static IEnumerable<(int Field, ulong Value, ReadOnlyMemory<byte> Bytes)> Fields(ReadOnlyMemory<byte> message)
+    private static CodedInputStream Input(ArraySegment<byte> bytes) => new(bytes.Array!, bytes.Offset, bytes.Count);
+
+    /// <summary>A message's fields: whole numbers in Value, strings and nested messages, still in the file, in Bytes.</summary>
+    private static IEnumerable<(int Field, long? Value, ArraySegment<byte> Bytes)> Fields(ArraySegment<byte> message)
     {
-        while (!message.IsEmpty)
+        var input = Input(message);
+        while (input.ReadTag() is not 0 and var tag)
         {
-            var tag = Varint(ref message);
-            var (value, length) = (0UL, 0UL);
-            switch (tag & 7)
+            var field = WireFormat.GetTagFieldNumber(tag);
+            if (WireFormat.GetTagWireType(tag) == WireFormat.WireType.Varint)
             {
-                case 0: value = Varint(ref message); break;
-                case 1: length = 8; break;
-                case 2: length = Varint(ref message); break;
-                case 5: length = 4; break;
-                default: throw new InvalidDataException("it is no protobuf message");
+                yield return (field, input.ReadInt64(), ArraySegment<byte>.Empty);
+                continue;
             }
-            if (tag >> 3 is 0 or > 0x1fffffff || length > (ulong)message.Length)
-                throw new InvalidDataException("a field reaches beyond its message");
-            yield return ((int)(tag >> 3), value, message[..(int)length]);
-            message = message[(int)length..];
+            var from = (int)input.Position;
+            input.SkipLastField(); // throws where the field reaches beyond the message
+            if (WireFormat.GetTagWireType(tag) != WireFormat.WireType.LengthDelimited)
+                continue;
+            var until = (int)input.Position;
+            var length = Input(new(message.Array!, from, until - from)).ReadLength();
+            yield return (field, null, new(message.Array!, until - length, length));
         }
     }
 
-    private static ulong Varint(ref ReadOnlyMemory<byte> message)
-    {
-        var span = message.Span;
-        var value = 0UL;
-        for (var i = 0; i < Math.Min(10, span.Length); i++)
-        {
-            value |= (ulong)(span[i] & 0x7f) << (7 * i);
-            if (span[i] < 0x80)
-            {
-                message = message[(i + 1)..];
-                return value;
-            }
-        }
-        throw new InvalidDataException("a number is cut off");
-    }
-
-    private static string Text(ReadOnlyMemory<byte> bytes) =>
-        bytes.Length <= 1024 ? Encoding.UTF8.GetString(bytes.Span) : throw new InvalidDataException("a name is longer than 1024 bytes");
+    private static string Text(ArraySegment<byte> bytes) =>
+        bytes.Count <= 1024 ? Encoding.UTF8.GetString(bytes) : throw new InvalidDataException("a name is longer than 1024 bytes");
 }

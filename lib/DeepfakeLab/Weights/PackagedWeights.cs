@@ -63,11 +63,11 @@ internal static class PackagedWeights
                 state.Add(key, tensor.clone());
         state.LoadInto(model);
         model.Preprocessing = Preprocessing.ImageNet;
-        model.WeightsOrigin = new WeightsOrigin($"{Description} ({reason})", Path, hash);
+        model.WeightsOrigin = new WeightsOrigin($"{Description} ({reason})", Pretrained.Features, Path, hash);
     }
 
     /// <summary>torchvision's keys, but for <c>fc</c> and with <see cref="ExtraBlock"/>, from the ONNX file's bytes.</summary>
-    internal static StateDict Read(ReadOnlyMemory<byte> file, string source)
+    internal static StateDict Read(byte[] file, string source)
     {
         var onnx = new OnnxWeights(file);
         var convolutions = Inputs("Conv", 2);

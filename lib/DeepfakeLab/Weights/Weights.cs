@@ -61,7 +61,7 @@ public abstract record Weights
         {
             using var state = Checkpoint.Read(Path);
             state.LoadInto(model);
-            model.WeightsOrigin = new WeightsOrigin(Description, System.IO.Path.GetFullPath(Path), WeightsFile.Hash(Path));
+            model.WeightsOrigin = new WeightsOrigin(Description, Pretrained.Everything, System.IO.Path.GetFullPath(Path), WeightsFile.Hash(Path));
         }
     }
 
@@ -79,7 +79,7 @@ public abstract record Weights
             using var state = Checkpoint.Read(path);
             state.LoadInto(model);
             model.Preprocessing = weights.Preprocessing;
-            model.WeightsOrigin = new WeightsOrigin($"ImageNet, {weights.Entry} of {weights.Model} ({weights.File})", path, hash);
+            model.WeightsOrigin = new WeightsOrigin($"ImageNet, {weights.Entry} of {weights.Model} ({weights.File})", Pretrained.Everything, path, hash);
         }
     }
 
@@ -110,7 +110,7 @@ public abstract record Weights
             if (state.TryGetValue("classifier.1.bias", out var bias) && bias.shape[0] != model.Classes)
                 model.WithHead((int)bias.shape[0]); // the head of the pretraining task, which has as many classes as that task
             state.LoadInto(model);
-            model.WeightsOrigin = new WeightsOrigin($"the embedded weights, trained on painted faces ({Reason})", null, hash);
+            model.WeightsOrigin = new WeightsOrigin($"the embedded weights, trained on painted faces ({Reason})", Pretrained.Everything, null, hash);
         }
     }
 
@@ -152,7 +152,7 @@ public abstract record Weights
                 return;
             }
             None.LoadInto(model);
-            model.WeightsOrigin = new WeightsOrigin($"random initialisation: {reason}; none of {model.Name} come with the library. Figures show training from scratch");
+            model.WeightsOrigin = new WeightsOrigin($"random initialisation: {reason}; none of {model.Name} come with the library. Figures show training from scratch", Pretrained.Nothing);
         }
 
         /// <summary>The file itself; in a folder the one whose name begins with the model's and not with a longer model name; null where there is none.</summary>
