@@ -3,6 +3,7 @@
 usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-result.pth (what comes of it) for each model
        models.py weights NAME...       prints a line for each official weight file with what is known of it
        models.py options FOLDER        writes state dict, input and logits of models made with constructor arguments, by the names below
+       models.py rounding NAME...      prints how far torch's gradients and losses of five steps in float32 are from its own in float64
        models.py keys NAME...          prints a line for each model: name, parameters, then key:shape of its state dict
 """
 import copy
@@ -43,20 +44,52 @@ def sample(gradient):
     return gradient.flatten()[:: 97 if gradient.numel() > 100_000 else 1].clone()
 
 
-def train(model, x, y, steps):
-    """The gradients and buffers of the first step of descent, and the losses of all."""
-    descent = torch.optim.SGD(model.parameters(), lr=1e-3)
-    gradients, buffers, losses = {}, {}, []
-    for step in range(steps):
-        descent.zero_grad()
+def descend(model, start, x, y, rate=None, steps=0):
+    """The gradients and buffers of the first step of descent from the start, and the losses before, between and after all steps.
+
+    Without a rate it is the one at which the first step lowers the loss by a hundredth, as far as the gradient tells: then the losses of
+    five steps differ by many times the 1e-4 to which they are compared, and none leaps about. At one rate for all (1e-3) some models'
+    first step is three times as long as their loss is high, and float32 loses its way: `models.py rounding` shows it.
+    """
+    model.load_state_dict(start)
+    losses = []
+    for step in range(steps + 1):
+        model.zero_grad(set_to_none=True)
         loss = torch.nn.functional.cross_entropy(model(x), y)
-        loss.backward()
         losses.append(loss.item())
+        if step == 0 or step < steps:
+            loss.backward()
         if step == 0:
             gradients = {k: sample(p.grad) for k, p in model.named_parameters()}
             buffers = {k: b.clone() for k, b in model.named_buffers()}
-        descent.step()
-    return gradients, buffers, torch.tensor(losses, dtype=torch.float64)
+            rate = rate or 0.01 * losses[0] / sum(p.grad.double().square().sum().item() for p in model.parameters())
+            descent = torch.optim.SGD(model.parameters(), lr=rate)
+        if step < steps:
+            descent.step()
+    return gradients, buffers, rate, torch.tensor(losses, dtype=torch.float64)
+
+
+def rounding(exact, gradients):
+    """How far float32 gradients are from float64 ones, a parameter, as a share of its norm; not a number where there is no gradient, as of a bias before batch norm."""
+    largest = max(g.norm() for g in exact.values())
+    return torch.tensor([(gradients[k] - g).norm() / g.norm() if g.norm() > 1e-9 * largest else torch.nan for k, g in exact.items()], dtype=torch.float64)
+
+
+def without_chance(model):
+    for m in model.modules():
+        if isinstance(m, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
+            m.p = 0.0
+    return model.train(), copy.deepcopy(model).double(), copy.deepcopy(model.state_dict())
+
+
+def smooth(model):
+    """The model's state with batch norms that give 1.5 and a fifth of a normal number or so: far from the corners of ReLU, ReLU6 and Hardswish."""
+    state = copy.deepcopy(model.state_dict())
+    for name, m in model.named_modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            state[name + ".weight"] *= 0.2
+            state[name + ".bias"] += 1.5
+    return state
 
 
 def results(model, size):
@@ -64,41 +97,56 @@ def results(model, size):
     with torch.no_grad():
         model.eval()
         result = {"x": x, "y": y, "logits": model(x), "features": features(model, x), "multiply_adds": torch.tensor([multiply_adds(model, x)])}
-    for m in model.modules():  # chance would differ
-        if isinstance(m, (torch.nn.Dropout, torchvision.ops.StochasticDepth)):
-            m.p = 0.0
-    start = copy.deepcopy(model.state_dict())
-    model.train()
-    small = x[:, :, :48, :48]  # double precision is slow, and below 48 batch norm sees one pixel an image
-    single = train(model, small, y, 1)
-    nudged = []  # pictures that differ in their last bit: what a ReLU makes of that is what float32 leaves open
-    for _ in range(3):
-        model.load_state_dict(start)
-        nudged.append(train(model, small * (1 + 2.0**-23 * torch.randint(-1, 2, small.shape)), y, 1)[0])
-    model.load_state_dict(start)
-    double = train(model.double(), small.double(), y, 5)
-    for suffix, (gradients, buffers, _) in (("", double), ("32", single)):
+    single, double, start = without_chance(model)
+    pictures = x[:, :, :48, :48]  # double precision is slow, and below 48 batch norm sees one place an image
+
+    def keep(suffix, gradients, buffers, rate=None, losses=None):
         result.update({f"gradient{suffix}/{k}": g for k, g in gradients.items()})
         result.update({f"buffer{suffix}/{k}": b for k, b in buffers.items()})
-    result["losses"] = double[2]  # in float32 five steps of descent amplify rounding to per cents in MNASNet and MobileNetV2
-    # How far torch's float32 gradients are from its float64 ones, the worst of the four, a parameter.
-    result["noise"] = torch.stack([max((g[k] - exact).norm() / exact.norm().clamp_min(1e-30) for g in (single[0], *nudged)) for k, exact in double[0].items()])
+        result.update({f"losses{suffix}": losses, f"rate{suffix}": torch.tensor(rate, dtype=torch.float64)})
+
+    exact = descend(double, start, pictures.double(), y, steps=5)
+    keep("64", *exact)
+    single32 = descend(single, start, pictures, y)
+    keep("32", *single32)
+    model.load_state_dict(start)
+    start = smooth(model)
+    steps = descend(single, start, pictures, y, steps=5)
+    keep("smooth", *steps)
+    result["own32"] = rounding(exact[0], single32[0])
+    result["ownsmooth"] = rounding(descend(double, start, pictures.double(), y)[0], steps[0])
     return result
+
+
+def random_model(name):
+    torch.manual_seed(7)
+    model = getattr(torchvision.models, name)()
+    fresh = torch.tensor([v.double().sum().item() for v in model.state_dict().values()], dtype=torch.float64)
+    for m in model.modules():  # buffers and affine parts that are not all 0 and 1, so that a mistake in them shows
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.running_mean.uniform_(-0.1, 0.1)
+            m.running_var.uniform_(0.8, 1.2)
+            m.weight.data.uniform_(0.8, 1.2)
+            m.bias.data.uniform_(-0.1, 0.1)
+    return model, fresh
 
 
 def write(folder, size, names):
     for name in names:
-        torch.manual_seed(7)
-        model = getattr(torchvision.models, name)()
-        fresh = torch.tensor([v.double().sum().item() for v in model.state_dict().values()], dtype=torch.float64)
-        for m in model.modules():  # buffers and affine parts that are not all 0 and 1, so that a mistake in them shows
-            if isinstance(m, torch.nn.BatchNorm2d):
-                m.running_mean.uniform_(-0.1, 0.1)
-                m.running_var.uniform_(0.8, 1.2)
-                m.weight.data.uniform_(0.8, 1.2)
-                m.bias.data.uniform_(-0.1, 0.1)
+        model, fresh = random_model(name)
         torch.save(model.state_dict(), f"{folder}/{name}.pth")
         torch.save({"fresh": fresh, **results(model, size)}, f"{folder}/{name}-result.pth")
+
+
+def compare_with_itself(names):
+    for name in names:
+        single, double, start = without_chance(random_model(name)[0])
+        pictures, y = torch.randn(4, 3, 48, 48), torch.arange(4)
+        for rate in (1e-3, None):
+            exact = descend(double, start, pictures.double(), y, rate, steps=5)
+            gradients, _, _, losses = descend(single, start, pictures, y, exact[2], steps=5)
+            print(f"{name}, rate {exact[2]:.1e}: loss {exact[3][0]:.3f} to {exact[3][-1]:.3f}; torch's float32 is off its float64 by "
+                  f"{((losses - exact[3]).abs() / exact[3]).max():.1e} in the losses, {rounding(exact[0], gradients).nan_to_num().max():.1e} in the gradients", flush=True)
 
 
 def keys(names):
@@ -142,6 +190,8 @@ if sys.argv[1] == "keys":
     keys(sys.argv[2:])
 elif sys.argv[1] == "options":
     options(sys.argv[2])
+elif sys.argv[1] == "rounding":
+    compare_with_itself(sys.argv[2:])
 elif sys.argv[1] == "weights":
     weights(sys.argv[2:])
 else:
