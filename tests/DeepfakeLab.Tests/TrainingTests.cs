@@ -184,8 +184,8 @@ public sealed class TrainingTests : IDisposable
             TestSupport.Skip("Windows has no signal that one process could send to another");
         string[] arguments =
         [
-            typeof(Cli.Program).Assembly.Location, "train", "--data", folder.Path, "--weights", "none", "--size", "32", "--epochs", "400", "--seed", "5", "--out", folder["run"],
-        ];
+            typeof(Cli.Program).Assembly.Location, "train", "--data", folder.Path, "--weights", "none", "--size", "224", "--epochs", "400", "--seed", "5", "--out", folder["run"],
+        ]; // large pictures: patience would end a quicker training before the signal comes
         using (var process = Process.Start(new ProcessStartInfo("dotnet", arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!)
         {
             while (process.StandardOutput.ReadLine() is { } line && !line.StartsWith("fine-tune epoch  2", StringComparison.Ordinal))
