@@ -14,7 +14,9 @@ internal static class EvaluateCommand
     {
         var runs = new Option<DirectoryInfo[]>("--run")
         {
-            Description = "The --out folder of a finished training; several are compared", Required = true, AllowMultipleArgumentsPerToken = true,
+            Description = "The --out folder of a finished training; several are compared",
+            Required = true,
+            AllowMultipleArgumentsPerToken = true,
         };
         var report = new Option<FileInfo?>("--report") { Description = "Write a page that sets several runs beside each other" };
         report.Validators.Add(result =>

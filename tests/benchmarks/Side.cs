@@ -145,7 +145,12 @@ internal static class Side
     /// <summary>The published EfficientNet recipe without what is random: no copies varied by chance. Its head comes without dropout.</summary>
     public static Recipe ExperimentRecipe(int epochs, int batch) => StudyRecipes.Find("efficientnet-published").Recipe with
     {
-        Epochs = epochs, BatchSize = batch, FeatureCopies = 1, Augmentation = Augmentation.None, Head = null, ScoreInTrainingMode = false,
+        Epochs = epochs,
+        BatchSize = batch,
+        FeatureCopies = 1,
+        Augmentation = Augmentation.None,
+        Head = null,
+        ScoreInTrainingMode = false,
     };
 
     private static Work Experiment(JsonNode job, int size, FeaturePrecision precision)
