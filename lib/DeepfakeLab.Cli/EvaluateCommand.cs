@@ -58,32 +58,24 @@ internal static class EvaluateCommand
 
     private static (FaceDataset, List<(string Name, EvaluationReport Report)>) Test(string[] folders, string? data, bool strict, TextWriter output, CancellationToken cancellation)
     {
-        FaceDataset? dataset = null;
-        IReadOnlyList<FaceImage> images = [];
-        foreach (var folder in folders) // first what all of them may be tested on
+        var runs = new List<SavedRun>();
+        try
         {
-            var saved = RunFolder.Open(folder);
-            saved.Model.Dispose();
-            dataset ??= CommonOptions.Open(data, strict, output);
-            if (!dataset.Classes.SequenceEqual(saved.Classes))
-                throw new DataException("The folder's classes are not those of the run", string.Join(", ", dataset.Classes),
-                    "Give a folder whose classes are " + string.Join(", ", saved.Classes));
-            var unseen = RunFolder.Unseen(saved, dataset);
-            images = folder == folders[0] ? unseen : [.. images.Intersect(unseen)];
+            foreach (var folder in folders)
+                runs.Add(RunFolder.Open(folder));
+            var dataset = CommonOptions.Open(data, strict, output);
+            FaceImage[] images = [.. runs.Aggregate((IEnumerable<FaceImage>)dataset.Images, (left, run) => left.Intersect(RunFolder.Unseen(run, dataset)))];
+            if (images.Length < dataset.Images.Count)
+                output.WriteLine($"left out  {dataset.Images.Count - images.Length} images that {(folders.Length == 1 ? "the run was" : "one of the runs was")} trained on or chosen by");
+            if (images.Length == 0)
+                throw new DataException(folders.Length == 1 ? "The run has seen every image of the folder" : "Every image of the folder was seen by one of the runs", dataset.Root, "Give images they were not trained on");
+            return (dataset, [.. runs.Select((run, i) => (Name(folders, i), EvaluationReport.From(
+                Predictor.Predict(run.Model, images, run.Preprocessing, run.FakeClass, run.MirrorScores, cancellation), isSample: dataset.IsSample)))]);
         }
-        if (images.Count < dataset!.Images.Count)
-            output.WriteLine($"left out  {dataset.Images.Count - images.Count} images that {(folders.Length == 1 ? "the run was" : "one of the runs was")} trained on or chosen by");
-        if (images.Count == 0)
-            throw new DataException(folders.Length == 1 ? "The run has seen every image of the folder" : "Every image of the folder was seen by one of the runs", dataset.Root, "Give images they were not trained on");
-        var reports = new List<(string, EvaluationReport)>();
-        foreach (var (i, folder) in folders.Index())
+        finally
         {
-            var saved = RunFolder.Open(folder);
-            using var model = saved.Model;
-            reports.Add((Name(folders, i), EvaluationReport.From(
-                Predictor.Predict(model, images, saved.Preprocessing, saved.FakeClass, saved.MirrorScores, cancellation), isSample: dataset.IsSample)));
+            runs.ForEach(run => run.Model.Dispose());
         }
-        return (dataset, reports);
     }
 
     /// <summary>The folder's own name, or where two are alike, with as many of those above it as tell them apart.</summary>

@@ -70,13 +70,12 @@ public static partial class Charts
     /// <summary>ROC and precision-recall curves side by side.</summary>
     public static Figure RocAndPrecisionRecall(EvaluationReport report)
     {
-        var (roc, pr) = (report.Roc(), report.PrecisionRecall());
+        var pr = report.PrecisionRecall();
         var share = report.Truth.Count(t => t) / (double)report.N;
         return new Figure("ROC and precision-recall curves",
             Text($"area under the ROC curve {report.Auc}; average precision {report.AveragePrecision}, where guessing has {share:0.000}"),
             columns: 2,
-            new Panel(Text($"ROC, AUC {report.Auc}"), Unit("false-positive rate"), Unit("true-positive rate"),
-                new Curve("model", roc.FalsePositiveRate, roc.TruePositiveRate, 0), new Curve("guessing", [0, 1], [0, 1], Palette.Muted, Dashed: true)),
+            RocPanel(Text($"ROC, AUC {report.Auc}"), [("model", report)]),
             new Panel(Text($"Precision-recall, AP {report.AveragePrecision}"), Unit("recall"), Unit("precision"),
                 new Curve("model", pr.Recall, pr.Precision, 0), new Curve("guessing", [0, 1], [share, share], Palette.Muted, Dashed: true)));
     }
@@ -84,9 +83,12 @@ public static partial class Charts
     /// <summary>The ROC curves of several models on the same images.</summary>
     public static Figure Roc(IReadOnlyList<(string Name, EvaluationReport Report)> models) => new("ROC curves",
         "area under the curve: " + string.Join("; ", models.Select(m => $"{m.Name} {m.Report.Auc}")),
-        columns: 1,
-        new Panel("ROC curves", Unit("false-positive rate"), Unit("true-positive rate"),
-            [.. models.Select((m, i) => m.Report.Roc() is var roc ? new Curve(m.Name, roc.FalsePositiveRate, roc.TruePositiveRate, i) : null!), new Curve("guessing", [0, 1], [0, 1], Palette.Muted, Dashed: true)]));
+        columns: 1, RocPanel("ROC curves", models));
+
+    private static Panel RocPanel(string title, IReadOnlyList<(string Name, EvaluationReport Report)> models) => new(title, Unit("false-positive rate"), Unit("true-positive rate"),
+        [.. models.Select((m, i) => Line(m.Name, m.Report.Roc(), i)), new Curve("guessing", [0, 1], [0, 1], Palette.Muted, Dashed: true)]);
+
+    private static Curve Line(string name, RocCurve roc, int color) => new(name, roc.FalsePositiveRate, roc.TruePositiveRate, color);
 
     /// <summary>What the model said against what was so, and how often it said it.</summary>
     public static Figure Reliability(EvaluationReport report, string title = "Reliability")

@@ -127,8 +127,14 @@ public static class RunFolder
     private static string ContentId(string hash) => hash[..16];
 
     /// <summary>The images of a dataset that the run was neither trained on nor chosen by, whatever they are called there.</summary>
-    public static IReadOnlyList<FaceImage> Unseen(SavedRun run, FaceDataset data) =>
-        [.. data.Images.Zip(data.Index).Where(p => !run.Seen.Contains(ContentId(p.Second.Hash))).Select(p => p.First)];
+    /// <exception cref="DataException">The dataset has other classes than the run.</exception>
+    public static IReadOnlyList<FaceImage> Unseen(SavedRun run, FaceDataset data)
+    {
+        if (!data.Classes.SequenceEqual(run.Classes))
+            throw new DataException("The folder's classes are not those of the run", string.Join(", ", data.Classes),
+                "Give a folder whose classes are " + string.Join(", ", run.Classes));
+        return [.. data.Images.Zip(data.Index).Where(p => !run.Seen.Contains(ContentId(p.Second.Hash))).Select(p => p.First)];
+    }
 }
 
 /// <summary>A run opened for use.</summary>
