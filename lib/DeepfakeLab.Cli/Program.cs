@@ -8,6 +8,7 @@ public static class Program
 {
     public static async Task<int> Main(string[] args)
     {
+        OneArena.Ensure();
         var root = new RootCommand("Transfer learning on real and manipulated faces.")
         {
             TrainCommand.Create(),
