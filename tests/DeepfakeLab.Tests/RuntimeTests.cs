@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Reflection;
 using System.Runtime.InteropServices;
 using TorchSharp;
 
@@ -22,6 +24,31 @@ public class RuntimeTests
         string[] files = [.. Directory.GetFiles(natives, "*", SearchOption.AllDirectories).Select(f => Path.GetRelativePath(natives, f))];
         Assert.DoesNotContain(files, f => !served.Contains(f.Split(Path.DirectorySeparatorChar)[0]) || Path.GetExtension(f) is ".pdb" or ".lib");
         Assert.Contains(Path.Combine("win-x64", "native", "onnxruntime.dll"), files);
+    }
+
+    /// <summary>Directory.Build.targets says why; whether a native call meets a freed scalar otherwise is chance.</summary>
+    [Fact]
+    public void TorchSharps_methods_keep_their_arguments() =>
+        Assert.True(typeof(torch).Assembly.GetCustomAttribute<DebuggableAttribute>()!.IsJITOptimizerDisabled);
+
+    /// <summary>The variable is there for a process that the command line started itself as; arguments and streams are as they were.</summary>
+    [Fact]
+    public void The_command_line_keeps_one_memory_arena_and_its_arguments()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "the setting is the GNU C library's");
+        using var folder = TestSupport.Folder();
+        var notebook = Path.Combine(folder.Path, "a \"notebook\".ipynb");
+        File.WriteAllText(notebook, """
+            {"cells":[{"cell_type":"code","execution_count":null,"id":"a","metadata":{},"outputs":[],"source":["Environment.GetEnvironmentVariable(\"MALLOC_ARENA_MAX\")"]}],
+            "metadata":{"kernelspec":{"display_name":".NET (C#)","language":"C#","name":".net-csharp"}},"nbformat":4,"nbformat_minor":5}
+            """);
+        foreach (var (set, expected) in ((string?, string)[])[(null, "1"), ("3", "3")])
+        {
+            var (code, output, error) = TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"), "notebook", "run", notebook, "--out", Path.Combine(folder.Path, "out")],
+                new Dictionary<string, string> { ["MALLOC_ARENA_MAX"] = set! });
+            Assert.True(code == 0, output + error);
+            Assert.Contains($"\"{expected}\"\n", File.ReadAllText(Path.Combine(folder.Path, "out", Path.GetFileName(notebook))));
+        }
     }
 
     [Fact]
