@@ -57,6 +57,29 @@ public sealed class PackagedWeightsTests(ITestOutputHelper console)
     }
 
     [Fact]
+    public void Eight_bits_come_back_within_half_a_step()
+    {
+        using var scope = NewDisposeScope();
+        using var folder = TestSupport.Folder();
+        using var model = Models.MnasNet0_5();
+        using var state = StateDict.Of(model);
+        var (whole, small) = (Path.Combine(folder.Path, "whole.safetensors"), Path.Combine(folder.Path, "small.safetensors"));
+        SafeTensors.Write(whole, state.Select(e => (e.Key, e.Value)));
+        SafeTensors.Write(small, EightBits.Pack(state));
+        Assert.InRange(new FileInfo(small).Length, 1, 0.3 * new FileInfo(whole).Length);
+        using var back = EightBits.Unpack(SafeTensors.Read(small));
+        Assert.Equal(state.Keys, back.Keys);
+        foreach (var (name, value) in state.Where(e => e.Value.dim() > 1))
+        {
+            var rows = value.flatten(1).abs();
+            Assert.True(((back[name] - value).flatten(1).abs() <= (rows.amax(1) / 254).unsqueeze(1) * 1.0001).all().item<bool>(), name);
+        }
+        back.LoadInto(model);
+        using var untouched = EightBits.Unpack(SafeTensors.Read(whole));
+        Assert.Equal(state.Keys, untouched.Keys);
+    }
+
+    [Fact]
     public void Damaged_ONNX_files_end_in_bad_content_and_nothing_else()
     {
         LabRuntime.Start();

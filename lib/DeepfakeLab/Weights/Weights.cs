@@ -101,12 +101,12 @@ public abstract record Weights
             }
             using var resource = typeof(Weights).Assembly.GetManifestResourceStream(Prefix + model.Name)
                 ?? throw new WeightsException("No weights of this model are embedded in the library", model.Name,
-                    model.Name == "mobilenet_v2" ? "This build was made without data/weights; build it with them, or choose Weights.ImageNet or Weights.None"
-                        : "mobilenet_v2 and resnet18 come with it; choose Weights.ImageNet, Weights.File or Weights.None");
+                    model.Name is "mobilenet_v2" or "efficientnet_b0" or "mnasnet0_75" ? "This build was made without data/weights; build it with them, or choose Weights.ImageNet or Weights.None"
+                        : "mobilenet_v2, efficientnet_b0, mnasnet0_75 and resnet18 come with it; choose Weights.ImageNet, Weights.File or Weights.None");
             var hash = Convert.ToHexStringLower(SHA256.HashData(resource));
             resource.Position = 0;
             using var scope = TorchSharp.torch.NewDisposeScope();
-            using var state = SafeTensors.Read(resource, Prefix + model.Name);
+            using var state = EightBits.Unpack(SafeTensors.Read(resource, Prefix + model.Name));
             if (state.TryGetValue("classifier.1.bias", out var bias) && bias.shape[0] != model.Classes)
                 model.WithHead((int)bias.shape[0]); // the head of the pretraining task, which has as many classes as that task
             state.LoadInto(model);
