@@ -25,7 +25,7 @@ internal static class ModelsCommand
     private static Command List()
     {
         var json = CommonOptions.Json();
-        var command = new Command("list", "Every variant with its size, its cost for one image, and its official weights with their reported top-1 accuracy.") { json };
+        var command = new Command("list", "Every variant with its size, its cost for one image, its official weights with their reported top-1 accuracy, and whether weights of it come with the library (embedded).") { json };
         command.SetAction(parsed => Console.WriteLine(parsed.GetValue(json) ? AsJson().ToJsonString(indented) : AsTable()));
         return command;
     }
@@ -37,6 +37,7 @@ internal static class ModelsCommand
         ["parameters"] = model.Parameters,
         ["multiplyAdds"] = model.MultiplyAdds,
         ["inputSize"] = model.InputSize,
+        ["embedded"] = Weights.ComeWith(model.Name),
         ["weights"] = new JsonArray([.. model.Weights.Select(w => new JsonObject
         {
             ["entry"] = w.Entry,
@@ -55,7 +56,7 @@ internal static class ModelsCommand
 
     /// <summary>A Markdown table, so that it can be pasted into the documentation.</summary>
     private static string AsTable() => string.Join(Environment.NewLine, ModelInfo.All.Select(model => string.Create(CultureInfo.InvariantCulture,
-            $"| {model.Family,-12} | {model.Name,-18} | {model.Parameters / 1e6,6:0.00} | {model.MultiplyAdds / 1e9,6:0.00} | {model.InputSize,5} | {string.Join(", ", model.Weights.Select(Accuracy))} |"))
+            $"| {model.Family,-12} | {model.Name,-18} | {model.Parameters / 1e6,6:0.00} | {model.MultiplyAdds / 1e9,6:0.00} | {model.InputSize,5} | {string.Join(", ", model.Weights.Select(Accuracy).Concat(Weights.ComeWith(model.Name) ? ["embedded"] : []))} |"))
         .Prepend($"| {new string('-', 12)} | {new string('-', 18)} | -----: | -----: | ----: | --- |")
         .Prepend($"| {"family",-12} | {"name",-18} | params (M) | multiply-adds (G) | input | weights (ImageNet top-1, %) |"));
 

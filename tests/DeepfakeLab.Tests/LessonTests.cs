@@ -30,6 +30,42 @@ public class LessonTests
     }
 
     [Fact]
+    public void Images_whose_names_tell_nothing_are_shown_and_the_figures_say_so()
+    {
+        using var folder = TestSupport.Folder();
+        var sample = FaceDataset.Open();
+        foreach (var (image, i) in sample.Images.Where(f => f.Label == sample.FakeClass).Take(7).Concat(sample.Images.Where(f => f.Label != sample.FakeClass).TakeLast(7)).Select((f, i) => (f, i)))
+        {
+            var target = folder[Path.Combine(sample.Classes[image.Label], $"picture{i}.jpg")];
+            Directory.CreateDirectory(Path.GetDirectoryName(target)!);
+            File.Copy(image.Path, target);
+        }
+        var faces = FaceDataset.Open(folder.Path);
+        Assert.Equal(["fake", "fake", "fake", "real", "real", "real"], Lesson.Rows(faces, perRow: 3).Select(f => faces.Classes[f.Label]));
+        Assert.Contains("tell no difficulty", Charts.Faces(faces).ToSvg());
+        Assert.Contains("names do not tell it", Assert.Single(Lesson.ReplacedParts(faces)).Part);
+        Assert.Contains("there are none", Charts.SamePhotos(faces).ToSvg());
+        var report = EvaluationReport.From([.. faces.Images.Select((f, i) => new Prediction(f, f.Label == faces.FakeClass, i / 20.0))], resamples: 20);
+        foreach (var figure in (Figure[])[Charts.BySlice("By difficulty", report.ByDifficulty), Charts.BySlice("By part", report.ByPart)])
+        {
+            Assert.Contains("names do not tell it", figure.ToSvg());
+            Assert.NotEmpty(figure.ToPng());
+            Assert.NotNull(figure.ToPlotlyJson());
+        }
+    }
+
+    [Fact]
+    public void Replaced_parts_are_captioned_in_words_and_a_long_caption_goes_on_in_a_third_line()
+    {
+        var faces = FaceDataset.Open();
+        var svg = Charts.Faces(faces).ToSvg();
+        Assert.Contains(">left eye, right eye,<", svg);
+        Assert.Contains(">nose, mouth<", svg);
+        Assert.DoesNotContain("lefteye", svg, StringComparison.OrdinalIgnoreCase);
+        Assert.Contains("left eye, right eye, nose, mouth", Charts.Faces(faces).AltText);
+    }
+
+    [Fact]
     public void A_mistake_is_measured_with_and_without_and_an_image_depends_on_its_neighbours_in_training_mode()
     {
         var faces = FaceDataset.Open();
@@ -48,10 +84,15 @@ public class LessonTests
         Assert.All(after, e => Assert.Equal(sums[e.Key], e.Value.to(torch.float64).sum().item<double>()));
 
         var tiny = new StudyRecipe { Name = "tiny", Model = "mobilenet_v2", Size = 32, Reported = "", Recipe = Recipe.HeadOnly() with { HeadEpochs = 2, MirrorScores = false } };
-        var comparison = MistakeComparison.Measure(tiny, StudyMistakes.WrongStd, faces, Weights.None, seeds: [1]);
+        var comparison = MistakeComparison.Measure(tiny, StudyMistakes.WrongStd, faces, Weights.None, seeds: [1, 2]);
         Assert.Equal([0.299f, 0.229f], [comparison.With[0].Run.Preprocessing.Std[0], comparison.Without[0].Run.Preprocessing.Std[0]]);
         Assert.Contains("std .299 for .229", comparison.ToHtml());
         Assert.Equal(4, comparison.Rows.Count());
+        Assert.All(comparison.Rows, row => // two seeds: Student's t with one degree of freedom reaches 12.7 standard errors
+        {
+            Assert.All((Estimate[])[row.With, row.Without], share => Assert.True(share.Low >= 0 && share.Low <= share.Value && share.Value <= share.High && share.High <= 1, row.Figure));
+            Assert.InRange(row.Difference.Value, Math.Max(-1, row.Difference.Low), Math.Min(1, row.Difference.High));
+        });
     }
 
     [Fact]

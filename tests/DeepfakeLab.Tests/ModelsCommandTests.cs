@@ -20,6 +20,7 @@ public class ModelsCommandTests
         Assert.Equal(47, models.Sum(m => m!["weights"]!.AsArray().Count));
         var resnet = models.Single(m => m!["name"]!.GetValue<string>() == "resnet50")!;
         Assert.Equal(25557032, resnet["parameters"]!.GetValue<long>());
+        Assert.Equal(Models.Names.Where(Weights.ComeWith), models.Where(m => m!["embedded"]!.GetValue<bool>()).Select(m => m!["name"]!.GetValue<string>()));
         Assert.Equal(80.858, resnet["weights"]![1]!["top1"]!.GetValue<double>());
         Assert.Equal(1 + 1 + 36, Cli(null, "list").Output.Trim().Split('\n').Length);
     }

@@ -79,6 +79,23 @@ public sealed class PackagedWeightsTests(ITestOutputHelper console)
         Assert.Equal(state.Keys, untouched.Keys);
     }
 
+    /// <summary>Everybody who clones the project carries them.</summary>
+    [Fact]
+    public void Embedded_weights_load_and_stay_small()
+    {
+        var files = Directory.GetFiles(Path.Combine(TestSupport.Root, "data", "weights"));
+        Assert.InRange(files.Sum(f => new FileInfo(f).Length), 1, 12_000_000);
+        foreach (var name in files.Select(f => Path.GetFileName(f).Replace("-painted-faces.safetensors", "", StringComparison.Ordinal)))
+        {
+            using var scope = NewDisposeScope();
+            using var model = Models.Create(name, Weights.Embedded);
+            model.eval();
+            Assert.True(Weights.ComeWith(name));
+            Assert.Contains("trained on painted faces", model.WeightsOrigin.Description);
+            Assert.Equal(["skin", "hairColour"], PaintedPretraining.Read(model.call(zeros(1, 3, 64, 64))).Take(2).Select(r => r.Attribute));
+        }
+    }
+
     [Fact]
     public void Damaged_ONNX_files_end_in_bad_content_and_nothing_else()
     {

@@ -109,10 +109,12 @@ public static partial class Charts
     /// <summary>Recall and AUC by difficulty or replaced part, with their intervals.</summary>
     public static Figure BySlice(string title, IReadOnlyList<Slice> slices)
     {
+        if (slices.Count == 0)
+            return InWords(title, "the images' names do not tell it");
         string[] names = [.. slices.Select(s => $"{s.Name} ({s.N})")];
         double[] at = [.. Enumerable.Range(0, slices.Count).Select(i => (double)i)];
         return new Figure(title,
-            slices.Count == 0 ? "the images' names do not tell it" : string.Join("; ", slices.Select(s => Text($"{s.Name}: {s.N} fakes, recall {s.Recall}, AUC {s.Auc}"))),
+            string.Join("; ", slices.Select(s => Text($"{s.Name}: {s.N} fakes, recall {s.Recall}, AUC {s.Auc}"))),
             columns: 1,
             new Panel(title, Axis.Of("", names), Unit("recall, AUC") with { Max = 1.1 },
                 new Bars("found (recall)", [.. at.Select(x => x - 0.19)], [.. slices.Select(s => s.Recall)], 0.36, 0, Labels: true),

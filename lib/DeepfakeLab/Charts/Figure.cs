@@ -124,7 +124,17 @@ internal sealed record Heat(string Name, double[,] Shade, string[,] Text) : Laye
 internal sealed record Dots(string Name, double[] X, double[] Y, int Color, string[] Labels, byte[][]? Thumbnails = null) : Layer(Name);
 
 /// <summary>Captioned JPEG images, row by row; <paramref name="Size"/> is their side in pixels.</summary>
-internal sealed record Tiles(string Name, IReadOnlyList<(byte[] Jpeg, string Caption)> Images, int Columns, double Size) : Layer(Name);
+internal sealed record Tiles(string Name, IReadOnlyList<(byte[] Jpeg, string Caption)> Images, int Columns, double Size) : Layer(Name)
+{
+    /// <summary>Lines of the longest caption, of which two have room in any case.</summary>
+    public int Lines { get; } = Images.Select(i => i.Caption.Split('\n').Length).Append(2).Max();
+
+    /// <summary>From the top of a row to that of the next.</summary>
+    public double Pitch => Size + 10 + 12 * Lines;
+
+    /// <summary>About how many characters of a caption stand below an image.</summary>
+    public static int Characters(double size) => (int)(size / 5.4);
+}
 
 /// <summary>Okabe and Ito's colours, told apart with any colour vision, in an order that reads on light and dark grounds alike.</summary>
 internal static class Palette

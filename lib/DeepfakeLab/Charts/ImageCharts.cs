@@ -2,21 +2,35 @@ namespace DeepfakeLab;
 
 public static partial class Charts
 {
-    /// <summary>Images in rows, each with a caption of up to two lines.</summary>
+    /// <summary>Images in rows, each with a caption of up to two lines; a second line that is too long goes on in a third.</summary>
     /// <param name="size">Side of an image as shown; it is stored at that size as a JPEG inside the figure, cut square from its middle.</param>
     public static Figure ImageGrid(string title, IReadOnlyList<(RgbImage Image, string Caption)> images, int columns = 6, int size = 112)
     {
-        columns = Math.Clamp(columns, 1, Math.Max(1, images.Count));
+        if (images.Count == 0)
+            return InWords(title, "there are none");
+        columns = Math.Clamp(columns, 1, images.Count);
         var rows = (images.Count + columns - 1) / columns;
+        var tiles = new Tiles("", [.. images.Select(i => (Thumbnail(i.Image, size), Wrap(i.Caption, Tiles.Characters(size))))], columns, size);
         return new Figure(title,
             $"{images.Count} images: " + string.Join("; ", images.Select(i => i.Caption.ReplaceLineEndings(", "))),
             columns: 1,
-            new Panel(title, null, null, new Tiles("", [.. images.Select(i => (Thumbnail(i.Image, size), i.Caption))], columns, size))
+            new Panel(title, null, null, tiles)
             {
                 Width = 16 + columns * (size + 10),
-                Height = 36 + rows * (size + 34),
+                Height = 36 + rows * tiles.Pitch,
             });
     }
+
+    private static string Wrap(string caption, int characters)
+    {
+        var last = caption[(caption.LastIndexOf('\n') + 1)..];
+        var comma = last.Length > characters ? last.LastIndexOf(", ", characters, StringComparison.Ordinal) : -1;
+        return comma < 0 ? caption : $"{caption[..^last.Length]}{last[..(comma + 1)]}\n{last[(comma + 2)..]}";
+    }
+
+    /// <summary>In the place of a figure that would be empty: its title, and why.</summary>
+    private static Figure InWords(string title, string reason) => new(title, reason, columns: 1,
+        new Panel($"{title}: {reason}", null, null, new Tiles("", [], 1, 0)) { Width = Math.Max(380, 8 * (title.Length + reason.Length + 4)), Height = 36 });
 
     /// <summary>Predictions with their images, read from their files: "training_fake/easy_1_0001.jpg", "fake, called real (0.12)".</summary>
     /// <exception cref="ImageException">An image cannot be read.</exception>

@@ -4,10 +4,10 @@ namespace DeepfakeLab;
 
 public static partial class Charts
 {
-    /// <summary>Rows of easy, mid and hard fakes and of real images.</summary>
-    public static Figure Faces(FaceDataset faces, int perRow = 6, int size = 96) => ImageGrid("Fakes from easy to hard, and real ones",
-        [.. ((Difficulty?[])[Difficulty.Easy, Difficulty.Mid, Difficulty.Hard, null]).SelectMany(d => Lesson.Row(faces, d, perRow)).Select(f => (ImageReader.Read(f.Path), Caption(faces, f)))],
-        perRow, size);
+    /// <summary>Rows of easy, mid and hard fakes, of fakes whose names do not say how hard they are, and of real images.</summary>
+    public static Figure Faces(FaceDataset faces, int perRow = 6, int size = 112) =>
+        ImageGrid(faces.Images.Any(f => f.Difficulty is not null) ? "Fakes from easy to hard, and real ones" : "Fakes and real ones (the images' names tell no difficulty)",
+            [.. Lesson.Rows(faces, perRow).Select(f => (ImageReader.Read(f.Path), Caption(faces, f)))], perRow, size);
 
     /// <summary>Images that show one photo, in the rows that they make: a fake and the real image that it was cut from.</summary>
     public static Figure SamePhotos(FaceDataset faces, int groups = 3, int size = 112) => ImageGrid("The same photo, twice",
@@ -34,16 +34,16 @@ public static partial class Charts
         using var scope = NewDisposeScope();
         var batch = preprocessing.Normalize(stack([.. images.Select(Preprocessing.ToTensor)])).to(LabRuntime.Device);
         return Explanations(title, images, Explain.GradCam(model, batch, fakeClass),
-            [.. predictions.Select(p => $"{Answer(p, threshold)}\n{(p.Image.Replaced == FaceParts.None ? "" : p.Image.Replaced.ToString().ToLowerInvariant())}")]);
+            [.. predictions.Select(p => $"{Answer(p, threshold)}\n{p.Image.ReplacedInWords}")]);
     }
 
     /// <summary>The smoothed loss of a range test, and the rate that it suggests.</summary>
     public static Figure LearningRateFinder(LearningRateCurve curve) =>
         LearningRateFinder([.. curve.Points.Select(p => p.Rate)], [.. curve.Points.Select(p => p.Smoothed)], curve.Suggestion);
 
-    /// <summary>"fake, hard: lefteye, mouth", or the class.</summary>
+    /// <summary>"fake, hard", and below it "left eye, mouth", or the class.</summary>
     private static string Caption(FaceDataset faces, FaceImage face) =>
-        face.Difficulty is { } difficulty ? $"{faces.Classes[face.Label]}, {difficulty}\n{face.Replaced}".ToLowerInvariant() : faces.Classes[face.Label];
+        face.Difficulty is { } difficulty ? $"{faces.Classes[face.Label]}, {difficulty}".ToLowerInvariant() + "\n" + face.ReplacedInWords : faces.Classes[face.Label];
 
     private static RgbImage HeatImage(Tensor map)
     {

@@ -153,13 +153,13 @@ internal static class PanelDrawing
         for (var i = 0; i < tiles.Images.Count; i++)
         {
             var (jpeg, caption) = tiles.Images[i];
-            var (left, top) = (x + i % tiles.Columns * (tiles.Size + 10), y + i / tiles.Columns * (tiles.Size + 34));
+            var (left, top) = (x + i % tiles.Columns * (tiles.Size + 10), y + i / tiles.Columns * tiles.Pitch);
             canvas.Image(left, top, tiles.Size, tiles.Size, jpeg, caption.ReplaceLineEndings(", "));
             var lines = caption.Split('\n');
-            for (var line = 0; line < Math.Min(2, lines.Length); line++)
+            for (var line = 0; line < lines.Length; line++)
                 canvas.Text(left, top + tiles.Size + 12 + 12 * line, Shorten(lines[line], tiles.Size), 10, opacity: line == 0 ? 1 : 0.8);
         }
     }
 
-    private static string Shorten(string text, double width) => text.Length * 5.4 <= width ? text : text[..Math.Max(1, (int)(width / 5.4) - 1)] + "…";
+    private static string Shorten(string text, double width) => text.Length <= Tiles.Characters(width) ? text : text[..Math.Max(1, Tiles.Characters(width) - 1)] + "…";
 }

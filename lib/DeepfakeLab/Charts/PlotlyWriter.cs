@@ -129,7 +129,7 @@ internal static class PlotlyWriter
     {
         for (var i = 0; i < tiles.Images.Count; i++)
         {
-            var (x, y) = (left + i % tiles.Columns * (tiles.Size + 10), top + i / tiles.Columns * (tiles.Size + 34));
+            var (x, y) = (left + i % tiles.Columns * (tiles.Size + 10), top + i / tiles.Columns * tiles.Pitch);
             images.Add((JsonNode)new JsonObject
             {
                 ["source"] = PlotlyPage.ImageStart + Convert.ToBase64String(tiles.Images[i].Jpeg),

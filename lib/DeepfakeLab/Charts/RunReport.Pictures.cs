@@ -85,7 +85,7 @@ public static partial class RunReport
 
     private static string Name(FaceImage image) => image.Name.Split('/')[^1];
 
-    private static string Caption(FaceImage image) => $"{Name(image)}\n{(image.Replaced == FaceParts.None ? "" : image.Replaced)}";
+    private static string Caption(FaceImage image) => $"{Name(image)}\n{image.ReplacedInWords}";
 
     /// <summary>So many, evenly over all.</summary>
     private static IEnumerable<T> Spread<T>(IReadOnlyList<T> all, int count) =>

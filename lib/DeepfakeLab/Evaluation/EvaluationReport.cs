@@ -15,10 +15,6 @@ public sealed class EvaluationReport
 {
     private const int CalibrationBins = 10;
 
-    /// <summary>The parts that can be replaced, in words.</summary>
-    internal static IReadOnlyList<(string Name, FaceParts Part)> Parts { get; } =
-        [("left eye", FaceParts.LeftEye), ("right eye", FaceParts.RightEye), ("nose", FaceParts.Nose), ("mouth", FaceParts.Mouth)];
-
     private EvaluationReport(IReadOnlyList<Prediction> predictions, double threshold, bool isSample)
     {
         (Predictions, Threshold, IsSample) = (predictions, threshold, isSample);
@@ -165,7 +161,7 @@ public sealed class EvaluationReport
         CalibrationError = GroupBootstrap.Interval(Metrics.CalibrationError(Truth, Probabilities, CalibrationBins), resamples.Select(Recalibrate));
         ByDifficulty = [.. Enum.GetValues<Difficulty>()
             .Select(d => Slice(d.ToString().ToLowerInvariant(), i => i.Difficulty == d, resamples)).Where(s => s.N > 0)];
-        ByPart = [.. Parts.Select(p => Slice(p.Name, i => i.Replaced.HasFlag(p.Part), resamples)).Where(s => s.N > 0)];
+        ByPart = [.. FaceImage.Parts.Select(p => Slice(p.Name, i => i.Replaced.HasFlag(p.Part), resamples)).Where(s => s.N > 0)];
     }
 
     private Slice Slice(string name, Func<FaceImage, bool> belongs, int[][] resamples)

@@ -26,18 +26,18 @@ public static class Lesson
             : PaintedPretraining.Read(logits);
     }
 
-    /// <summary>Up to <paramref name="perRow"/> fakes of a difficulty, or real images where it is null, from all over the list.</summary>
-    public static IReadOnlyList<FaceImage> Row(FaceDataset faces, Difficulty? difficulty, int perRow = 6)
-    {
-        FaceImage[] all = [.. faces.Images.Where(f => f.Difficulty == difficulty && (difficulty is not null || f.Label != faces.FakeClass))];
-        return [.. all.Chunk(Math.Max(1, all.Length / perRow)).Select(c => c[0]).Take(perRow)];
-    }
+    /// <summary>Up to <paramref name="perRow"/> fakes of each difficulty, fakes of none, and real images, each from all over the list.</summary>
+    public static IEnumerable<FaceImage> Rows(FaceDataset faces, int perRow = 6) =>
+        faces.Images.ToLookup(f => (IsReal: f.Label != faces.FakeClass, Unknown: f.Difficulty is null, f.Difficulty)).OrderBy(kind => kind.Key)
+            .SelectMany(kind => kind.Chunk(Math.Max(1, kind.Count() / perRow)).Select(c => c[0]).Take(perRow));
 
-    /// <summary>How often each part was replaced, by difficulty; what the file names tell.</summary>
+    /// <summary>How often each part was replaced, by difficulty; what the file names tell, or one row that says that they tell nothing.</summary>
     public static IReadOnlyList<ReplacedPart> ReplacedParts(FaceDataset faces)
     {
         int Count(FaceParts part, Difficulty difficulty) => faces.Images.Count(f => f.Difficulty == difficulty && f.Replaced.HasFlag(part));
-        (string Name, FaceParts Part)[] parts = [.. EvaluationReport.Parts, ("any", FaceParts.None)];
+        if (faces.Images.All(f => f.Difficulty is null))
+            return [new ReplacedPart("not known: the images' names do not tell it", 0, 0, 0)];
+        (string Name, FaceParts Part)[] parts = [.. FaceImage.Parts, ("any", FaceParts.None)];
         return [.. parts.Select(p => new ReplacedPart(p.Name, Count(p.Part, Difficulty.Easy), Count(p.Part, Difficulty.Mid), Count(p.Part, Difficulty.Hard)))];
     }
 

@@ -33,7 +33,7 @@ public sealed record MistakeComparison(StudyMistakes Mistake, IReadOnlyList<Stud
         return new MistakeComparison(mistake, with, without);
     }
 
-    /// <summary>What each way of working would report, the mean over the seeds with its 95 % t interval.</summary>
+    /// <summary>What each way of working would report, the mean over the seeds with its 95 % t interval, which ends where the figure does.</summary>
     public IEnumerable<(string Figure, Estimate With, Estimate Without, Estimate Difference)> Rows =>
     [
         Row("validation accuracy", r => r.Folds.Count > 0 ? r.Folds.Average(f => f.ValidationAccuracy) : r.Run.Best.ValidationAccuracy),
@@ -43,7 +43,14 @@ public sealed record MistakeComparison(StudyMistakes Mistake, IReadOnlyList<Stud
     ];
 
     private (string, Estimate, Estimate, Estimate) Row(string name, Func<StudyRun, double> figure) =>
-        (name, StudentT.Mean(With.Select(figure)), StudentT.Mean(Without.Select(figure)), StudentT.Mean(With.Zip(Without, (a, b) => figure(a) - figure(b))));
+        (name, Within(0, With.Select(figure)), Within(0, Without.Select(figure)), Within(-1, With.Zip(Without, (a, b) => figure(a) - figure(b))));
+
+    /// <summary>Few seeds make an interval that is wider than a share can be: it is cut off at <paramref name="least"/> and 1.</summary>
+    private static Estimate Within(double least, IEnumerable<double> values)
+    {
+        var mean = StudentT.Mean(values);
+        return mean with { Low = Math.Max(mean.Low, least), High = Math.Min(mean.High, 1) };
+    }
 
     private string Words => Mistake switch
     {
@@ -56,7 +63,7 @@ public sealed record MistakeComparison(StudyMistakes Mistake, IReadOnlyList<Stud
         _ => Mistake.ToString(),
     };
 
-    private string Caption => $"{Words}: {With.Count} {(With.Count == 1 ? "seed" : "seeds")}, mean and 95 % t interval over them";
+    private string Caption => $"{Words}: {With.Count} {(With.Count == 1 ? "seed" : "seeds")}, mean and 95 % t interval over them, cut off where a share ends";
 
     public override string ToString() =>
         Caption + "\n" + string.Join('\n', Rows.Select(r => $"{r.Figure,-20} with {r.With}   without {r.Without}   difference {r.Difference}"));

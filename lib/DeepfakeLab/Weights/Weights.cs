@@ -9,8 +9,8 @@ public abstract record Weights
     public static Weights ImageNet { get; } = new ImageNetWeights(null);
 
     /// <summary>
-    /// The weights that come with this library: a MobileNetV2 that it trained on attributes of painted faces; a ResNet-18 trained on
-    /// ImageNet, from a NuGet package, whose <c>fc</c> is random.
+    /// The weights that come with this library: MobileNetV2, EfficientNet-B0 and MNASNet 0.75, which it trained on attributes of painted
+    /// faces; a ResNet-18 trained on ImageNet, from a NuGet package, whose <c>fc</c> is random.
     /// </summary>
     public static Weights Embedded { get; } = new EmbeddedWeights("chosen");
 
@@ -40,6 +40,9 @@ public abstract record Weights
         _ when text.StartsWith("IMAGENET1K_", StringComparison.Ordinal) => ImageNetEntry(text),
         _ => File(text),
     };
+
+    /// <summary>Whether <see cref="Embedded"/> weights of this model came with this build.</summary>
+    public static bool ComeWith(string model) => EmbeddedWeights.Names.Contains(model);
 
     /// <summary>The choice in words.</summary>
     public abstract string Description { get; }
@@ -87,7 +90,9 @@ public abstract record Weights
     {
         private const string Prefix = "DeepfakeLab.EmbeddedWeights.";
 
-        public static bool Has(string model) => PackagedWeights.Has(model) || typeof(Weights).Assembly.GetManifestResourceInfo(Prefix + model) is not null;
+        /// <summary>The models whose weights came with this build.</summary>
+        public static IReadOnlyList<string> Names { get; } = [.. typeof(Weights).Assembly.GetManifestResourceNames()
+            .Where(name => name.StartsWith(Prefix, StringComparison.Ordinal)).Select(name => name[Prefix.Length..]).Concat(Models.Names.Where(PackagedWeights.Has)).Order(StringComparer.Ordinal)];
 
         public override string Description => "the weights that come with the library";
 
@@ -101,8 +106,7 @@ public abstract record Weights
             }
             using var resource = typeof(Weights).Assembly.GetManifestResourceStream(Prefix + model.Name)
                 ?? throw new WeightsException("No weights of this model are embedded in the library", model.Name,
-                    model.Name is "mobilenet_v2" or "efficientnet_b0" or "mnasnet0_75" ? "This build was made without data/weights; build it with them, or choose Weights.ImageNet or Weights.None"
-                        : "mobilenet_v2, efficientnet_b0, mnasnet0_75 and resnet18 come with it; choose Weights.ImageNet, Weights.File or Weights.None");
+                    $"This build holds those of {string.Join(", ", Names)} (data/weights beside its source decides that); choose Weights.ImageNet, Weights.File or Weights.None");
             var hash = Convert.ToHexStringLower(SHA256.HashData(resource));
             resource.Position = 0;
             using var scope = TorchSharp.torch.NewDisposeScope();
@@ -146,7 +150,7 @@ public abstract record Weights
             reason = $"ImageNet's are not in the cache, and {reason}";
             if (chosen is { Length: > 0 })
                 reason = $"the folder {chosen} has no file for {model.Name}; {reason}";
-            if (EmbeddedWeights.Has(model.Name))
+            if (ComeWith(model.Name))
             {
                 new EmbeddedWeights(reason).LoadInto(model);
                 return;

@@ -83,7 +83,7 @@ internal static class WeightsFile
     private static WeightsException Unavailable(PretrainedWeights weights, string reason, Exception? cause) => new(
         $"The ImageNet weights {weights.Entry} of {weights.Model} are not in the cache and were not downloaded ({reason})", weights.File,
         $"Fetch {AddressOf(weights)} on a machine with network, check that its SHA-256 begins with {weights.HashPrefix}, and put it at {PathOf(weights)}; "
-        + "or choose Weights.Embedded (mobilenet_v2, efficientnet_b0, mnasnet0_75, resnet18), Weights.File or Weights.None", cause);
+        + "or choose Weights.Embedded (`models list` says for which models), Weights.File or Weights.None", cause);
 
     private static string? Set(string name) => Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;
 }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using DeepfakeLab.Notebooks;
@@ -8,6 +9,8 @@ namespace DeepfakeLab.Tests;
 [Collection(nameof(KernelProcesses))]
 public partial class NotebookContentTests(InstalledKernel kernel)
 {
+    private static readonly Study[] studies = [Study.EfficientNet, Study.MnaNet, Study.MobileNet, Study.ResNet, Study.ResNext, Study.Vgg16];
+
     private static string Folder => Path.Combine(TestSupport.Root, "notebooks");
 
     public static TheoryData<string> All => [.. Names(SearchOption.AllDirectories)];
@@ -105,7 +108,7 @@ public partial class NotebookContentTests(InstalledKernel kernel)
             Assert.Contains("$$", prose);
             Assert.Contains("](https://arxiv.org/abs/", prose);
             Assert.Matches(@"!\[[^\]]+\]\(images/[\w-]+\.svg\)", prose);
-            Assert.Matches(@"(?s)## Exercises\s+1\. .+\n2\. .+\n3\. .+<details><summary>.+1\. .+\n2\. .+\n3\. .+</details>.+\*\*Read next:\*\*", prose);
+            Assert.Matches(@"(?s)## Exercises\s+1\. .+\n2\. .+\n3\. .+<details><summary>\w+</summary>\n<ol>\n(<li>.+?</li>\n){3}</ol>\n</details>.+\*\*Read next:\*\*", prose);
             Assert.Equal(Enumerable.Range(1, 8).Select(i => $"## {i}."), Section().Matches(prose).Select(m => m.Value));
         }
         Assert.All(mistakes, Assert.NotEmpty);
@@ -118,6 +121,75 @@ public partial class NotebookContentTests(InstalledKernel kernel)
 
         static string Text(string name, CellKind kind) =>
             string.Join('\n', Notebook.Read(Path.Combine(Folder, name + ".ipynb")).Cells.Where(c => c.Kind == kind).Select(c => c.Source));
+    }
+
+    /// <summary>What is folded is HTML without an empty line: Markdown in there is shown as it was typed by nbconvert before 7.</summary>
+    [Theory]
+    [MemberData(nameof(All))]
+    public void What_is_folded_needs_no_Markdown(string name) =>
+        Assert.All(Notebook.Read(Path.Combine(Folder, name)).Cells.Where(c => c.Kind == CellKind.Markdown).SelectMany(c => Folded().Matches(c.Source)),
+            folded => Assert.DoesNotMatch(@"\n\n|`|\*\w|\$|(?m)^(\d\.|-) ", folded.Value));
+
+    /// <summary>What the study reported and how it trained, as the library holds it, and how long the network's feature vectors are (VGG16's notebook prints that).</summary>
+    private static IEnumerable<double> OfTheStudy(Study study)
+    {
+        var (recipe, model) = (study.Published.Recipe, study.Published.Model);
+        using var network = model == "vgg16" ? null : Models.Create(model);
+        return [.. study.Reported.Select(r => r.Value), recipe.L2, recipe.BatchSize, recipe.LearningRate, network?.FeatureCount ?? double.NaN];
+    }
+
+    /// <summary>What the prose says beyond the cells' results: answers to exercises and the like, computed here.</summary>
+    private static IEnumerable<double> ComputedHere(string notebook) => notebook switch
+    {
+        "efficientnet.ipynb" => [Math.Log(400 / 224.0) / Math.Log(1.15)], // the exercise's phi
+        "mna-net.ipynb" => [1280 * 4 * 4], // maps of 4 x 4 places at 128 pixels, not averaged
+        "resnext.ipynb" => [Math.Sqrt(2 * Math.Log(10)), Math.Sqrt(2 * Math.Log(100)), LargestOfNormal(10), LargestOfNormal(100)],
+        "vgg16.ipynb" => [138_357_544 - 25088 * 4096 + 512 * 4096, new[] { 3, 3, 2, 2 }.Aggregate(1, (field, convolutions) => 2 * field + 2 * convolutions)],
+        _ => [],
+    };
+
+    /// <summary>The expectation of the largest of n normal draws.</summary>
+    private static double LargestOfNormal(int n)
+    {
+        var (below, sum) = (0.0, 0.0);
+        for (var x = -8.0; x < 8; x += 1e-3)
+        {
+            var chance = Math.Exp(-x * x / 2) / Math.Sqrt(2 * Math.PI) * 1e-3;
+            sum += x * n * chance * Math.Pow(below += chance, n - 1);
+        }
+        return sum;
+    }
+
+    /// <summary>
+    /// A number in prose is, as it is rounded there, among the results or in the code of the notebook, or a percentage or so many millions
+    /// of one; or it is the year of a work that is cited, or <see cref="OfTheStudy"/>, or <see cref="ComputedHere"/>. A cell that says with which command its figures were made is left out.
+    /// </summary>
+    [Theory]
+    [MemberData(nameof(English))]
+    public void Every_number_in_prose_is_computed_or_cited(string name)
+    {
+        var cells = Notebook.Read(Path.Combine(Folder, name)).Cells;
+        var prose = cells.Where(c => c.Kind == CellKind.Markdown && !c.Source.Contains("`train --data", StringComparison.Ordinal)).Select(c => WordList().Replace(c.Source, "")).ToList();
+        var shown = cells.Where(c => c.Kind == CellKind.Code).SelectMany(c => c.Outputs.Select(o => o switch
+        {
+            StreamOutput s => s.Text,
+            DisplayOutput d => d.Data.GetValueOrDefault(MimeBundle.Plain, ""),
+            ResultOutput r => r.Data.GetValueOrDefault(MimeBundle.Plain, ""),
+            _ => "",
+        }).Prepend(c.Source)).Concat(prose.SelectMany(p => InlineCode().Matches(p)).Select(m => m.Value));
+        double[] known = [.. shown.SelectMany(text => Value().Matches(Thousands().Replace(text, ""))).Select(m => double.Parse(m.Value, CultureInfo.InvariantCulture)), .. ComputedHere(name),
+            .. studies.Where(study => study.Name + ".ipynb" == name).SelectMany(OfTheStudy)];
+        foreach (var text in prose.Select(p => NotANumber().Replace(Thousands().Replace(p, ""), " ")))
+        {
+            foreach (Match number in Quantity().Matches(text))
+            {
+                var (value, decimals) = (double.Parse(number.Groups[1].Value, CultureInfo.InvariantCulture), number.Groups[1].Value.Split('.') is [_, var after] ? after.Length : 0);
+                var unit = number.Groups[2].Value switch { "" => 1, "%" => 100, _ => 1e-6 };
+                var rounding = decimals == 0 && unit == 1 ? 0 : 0.5001 * Math.Pow(10, -decimals);
+                Assert.True(CitedYear().IsMatch(number.Value) || known.Any(k => k == value || Math.Abs(k * unit - value) <= rounding),
+                    $"{name}: {number.Value.Trim()} is neither computed nor cited: …{text[Math.Max(0, number.Index - 60)..Math.Min(text.Length, number.Index + 40)]}…");
+            }
+        }
     }
 
     /// <summary>All of them in CI, one elsewhere.</summary>
@@ -175,11 +247,32 @@ public partial class NotebookContentTests(InstalledKernel kernel)
     [GeneratedRegex(@"https?://[^)\s]+")]
     private static partial Regex Link();
 
-    [GeneratedRegex("`[^`]+`")]
+    [GeneratedRegex("`[^`]+`|<code>[^<]+</code>")]
     private static partial Regex InlineCode();
 
     [GeneratedRegex(@"(?<=MistakeComparison\.Measure\([^)]*)StudyMistakes\.\w+")]
     private static partial Regex Mistake();
+
+    [GeneratedRegex(@"<details>.*?</details>", RegexOptions.Singleline)]
+    private static partial Regex Folded();
+
+    /// <summary>The list of words in the first cell, which defines and reports nothing.</summary>
+    [GeneratedRegex(@"<details><summary>Words.*?</details>", RegexOptions.Singleline)]
+    private static partial Regex WordList();
+
+    /// <summary>Formulas, code, links, the numbers of headings and lists, names.</summary>
+    [GeneratedRegex(@"\$\$.+?\$\$|\$[^$\n]+\$|`[^`]+`|<code>[^<]+</code>|!?\[[^\]]*\]\([^)]*\)|(?m:^#+ \d+\.|^\d+\. )|MNASNet 0\.75|\w*[A-Za-z]-?\d[\w.]*", RegexOptions.Singleline)]
+    private static partial Regex NotANumber();
+
+    [GeneratedRegex(@"\d+(\.\d+)?|\.\d+")]
+    private static partial Regex Value();
+
+    /// <summary>A number and what it counts: percent or millions.</summary>
+    [GeneratedRegex(@"(?<![\w.])(\d+(?:\.\d+)?|\.\d+)(?![\w]) ?(%|million|M\b|)")]
+    private static partial Regex Quantity();
+
+    [GeneratedRegex(@"^(19|20)\d\d ?$")]
+    private static partial Regex CitedYear();
 
     [GeneratedRegex(@"(?m)^## \d\.")]
     private static partial Regex Section();
