@@ -80,6 +80,17 @@ public sealed class TrainingTests : IDisposable
                 && !key.StartsWith("classifier", StringComparison.Ordinal), Same(value, kept.Values[key]));
     }
 
+    /// <summary>Its own statistics change by 0.0003 a step: they would still be those of another network after the training.</summary>
+    [Fact]
+    public void MNASNets_statistics_follow_a_short_training()
+    {
+        LabRuntime.Seed(1);
+        using var model = Models.MnasNet0_5().WithHead(2);
+        var run = Trainer.Fit(model, FaceDataset.Open(folder.Path).Split(seed: 1), small with { HeadEpochs = 0, Epochs = 1 }, new FitOptions { Preprocessing = Preprocessing.Square(Size) });
+        using var state = StateDict.Of(run.Model);
+        Assert.True(state["layers.1.running_mean"].abs().max().item<float>() > 0.02);
+    }
+
     [Fact]
     public void Patience_ends_fine_tuning_and_the_best_epoch_comes_back()
     {

@@ -283,9 +283,17 @@ internal sealed class TrainingLoop(
         return p => factors.GetValueOrDefault(p.Handle, 1);
     }
 
+    /// <summary>
+    /// Batch norms that follow more slowly than this do as PyTorch's others do: MNASNet's statistics change by 0.0003 a step, and would
+    /// be those of another network after the hundreds of steps that a training has here.
+    /// </summary>
+    private const double SlowestMomentum = 0.005;
+
     private void SetModes(nn.Module<Tensor, Tensor>[] frozen)
     {
         model.train();
+        foreach (var norm in model.modules().OfType<BatchNorm2d>().Where(norm => norm.momentum < SlowestMomentum))
+            norm.momentum = 0.1;
         foreach (var stage in frozen)
             stage.eval();
         if (recipe.BatchNorm == BatchNormMode.FrozenStatistics)

@@ -21,11 +21,30 @@ internal static class EightBits
                 yield return (name, value.is_floating_point() ? value.to(ScalarType.Float16) : value);
                 continue;
             }
-            var rows = value.to(ScalarType.Float32).cpu().flatten(1);
-            var step = rows.abs().amax(1).clamp_min(1e-20) / 127;
-            yield return (name, (rows / step.unsqueeze(1)).round().to(ScalarType.Int8).reshape(value.shape));
+            var (whole, step) = Whole(value.cpu());
+            yield return (name, whole.to(ScalarType.Int8).reshape(value.shape));
             yield return (name + Step, step);
         }
+    }
+
+    /// <summary>Gives a model's weights the values that come back from <see cref="Pack"/>.</summary>
+    public static void Round(nn.Module model)
+    {
+        using var none = no_grad();
+        foreach (var weight in model.parameters().Where(p => p.dim() > 1))
+        {
+            using var scope = NewDisposeScope();
+            var (whole, step) = Whole(weight);
+            weight.copy_((whole * step.unsqueeze(1)).reshape(weight.shape));
+        }
+    }
+
+    /// <summary>Each output channel in whole numbers, [channels, rest], and what one of them is worth.</summary>
+    private static (Tensor Whole, Tensor Step) Whole(Tensor value)
+    {
+        var rows = value.to(ScalarType.Float32).flatten(1);
+        var step = rows.abs().amax(1).clamp_min(1e-20) / 127;
+        return ((rows / step.unsqueeze(1)).round(), step);
     }
 
     /// <summary>The tensors as a model takes them. Takes over what it is given; a file without steps passes unchanged.</summary>
