@@ -46,6 +46,9 @@ public sealed record ModelOptions
 
     /// <summary>All but VGG and MNASNet: makes the normalisation of so many channels, such as <c>c => nn.GroupNorm(8, c)</c>; null for the family's batch norm.</summary>
     public Func<long, nn.Module<Tensor, Tensor>>? NormLayer { get; init; }
+
+    /// <summary>VGG: one linear layer for the head instead of three, whose 120 million numbers take a second to draw: for a model that is to get another.</summary>
+    internal bool PlainHead { get; init; }
 }
 
 /// <summary>What ResNets are built of: torchvision's BasicBlock (two 3x3 convolutions) and Bottleneck (1x1, 3x3, 1x1).</summary>

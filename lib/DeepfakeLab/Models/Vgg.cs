@@ -44,10 +44,12 @@ public sealed class Vgg : VisionModel
         }
         var dropout = options.Dropout ?? 0.5;
         AddStages("features", features);
-        AddHead("classifier", nn.Sequential(
-            nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace: true), nn.Dropout(dropout),
-            nn.Linear(4096, 4096), nn.ReLU(inplace: true), nn.Dropout(dropout),
-            nn.Linear(4096, classes)), classes, features: 512 * 7 * 7);
+        AddHead("classifier", options.PlainHead
+            ? nn.Sequential(nn.Linear(512 * 7 * 7, classes))
+            : nn.Sequential(
+                nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace: true), nn.Dropout(dropout),
+                nn.Linear(4096, 4096), nn.ReLU(inplace: true), nn.Dropout(dropout),
+                nn.Linear(4096, classes)), classes, features: 512 * 7 * 7);
     }
 
     internal override void Initialise()

@@ -84,7 +84,7 @@ internal sealed class FrozenPrefix : IDisposable
         var before = model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers).SelectMany(Initialisation.Modules).ToHashSet<nn.Module>(ReferenceEqualityComparer.Instance);
         using var scope = NewDisposeScope();
         using var none = no_grad();
-        var folded = Models.Construct(model.Name, 1, model.Options with { NormLayer = _ => nn.Identity() }).WithHead(1, model.HeadRecipe);
+        var folded = Models.Construct(model.Name, 1, model.Options with { NormLayer = _ => nn.Identity(), PlainHead = true }).WithHead(1, model.HeadRecipe);
         folded.to(model.parameters().First().device);
         using var targets = Initialisation.Modules(folded).OfType<Conv2d>().GetEnumerator();
         Conv2d? from = null, to = null;
@@ -94,8 +94,9 @@ internal sealed class FrozenPrefix : IDisposable
             {
                 targets.MoveNext();
                 (from, to) = (conv, targets.Current);
-                to.weight = Constant(conv.weight!);
-                to.bias = conv.bias is null ? null : Constant(conv.bias);
+                var needed = before.Contains(conv); // what lies behind the cut holds nothing
+                to.weight = Constant(needed ? conv.weight! : empty(0));
+                to.bias = conv.bias is not null && needed ? Constant(conv.bias) : null;
             }
             else if (module is BatchNorm2d norm && before.Contains(norm)) // always that of the convolution before it
             {
