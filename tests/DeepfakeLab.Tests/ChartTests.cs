@@ -56,6 +56,35 @@ public class ChartTests
         Assert.Contains(Enumerable.Range(8 * 2, 18 * 2), y => light.Pixels.AsSpan(3 * y * light.Width, 3 * 200).IndexOf((byte)0x1b) >= 0);
     }
 
+    /// <summary>Each two colours as far apart (CIE 1976) as words can tell, whatever cones one has; Machado et al. 2009's matrices for a full loss.</summary>
+    [Theory]
+    [InlineData("no loss", 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)]
+    [InlineData("protanopia", 0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216, -0.003882, -0.048116, 1.051998)]
+    [InlineData("deuteranopia", 0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413, -0.01182, 0.04294, 0.968881)]
+    [InlineData("tritanopia", 1.255528, -0.076749, -0.178779, -0.078411, 0.930809, 0.147602, 0.004733, 0.691367, 0.3039)]
+    public void Colours_are_told_apart_with_any_colour_vision(string vision, params double[] seen)
+    {
+        var closest = Closest(Palette.Series);
+        Assert.True(closest > 15, $"{vision}: {closest}");
+        if (vision is "protanopia" or "deuteranopia")
+            Assert.InRange(Closest(["#d62728", "#2ca02c", "#1f77b4", "#ff7f0e", "#9467bd"]), 0, 10); // Plotly's and Matplotlib's own would not pass
+
+        double Closest(string[] colours)
+        {
+            var lab = colours.Select(Lab).ToList();
+            return lab.SelectMany((a, i) => lab.Skip(i + 1).Select(b => Math.Sqrt(a.Zip(b, (x, y) => (x - y) * (x - y)).Sum()))).Min();
+        }
+
+        double[] Lab(string hex)
+        {
+            double[] linear = [.. Enumerable.Range(0, 3).Select(i => Convert.ToInt32(hex.Substring(1 + 2 * i, 2), 16) / 255.0).Select(c => c <= 0.04045 ? c / 12.92 : Math.Pow((c + 0.055) / 1.055, 2.4))];
+            double[] light = [.. Enumerable.Range(0, 3).Select(row => Math.Clamp(linear.Select((c, i) => seen[3 * row + i] * c).Sum(), 0, 1))];
+            double F(double r, double g, double b, double white) => (r * light[0] + g * light[1] + b * light[2]) / white is > 0.008856 and var t ? Math.Cbrt(t) : 7.787 * (r * light[0] + g * light[1] + b * light[2]) / white + 16.0 / 116;
+            var (x, y, z) = (F(0.4124564, 0.3575761, 0.1804375, 0.95047), F(0.2126729, 0.7151522, 0.072175, 1), F(0.0193339, 0.119192, 0.9503041, 1.08883));
+            return [116 * y - 16, 500 * (x - y), 200 * (y - z)];
+        }
+    }
+
     [Fact]
     public void Heat_colours_hot_places_and_leaves_cold_ones()
     {

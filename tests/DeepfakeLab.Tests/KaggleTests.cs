@@ -80,6 +80,24 @@ public sealed class KaggleTests : IDisposable
     }
 
     [Fact]
+    public void The_token_comes_from_the_usual_places_in_their_order()
+    {
+        Assert.Equal((null, "anonymously"), Kaggle.Credentials());
+        File.WriteAllText(folder["kaggle.json"], """{"username":"filed","key":"secret"}""");
+        Assert.Equal("as filed", Kaggle.Credentials().Who);
+        Environment.SetEnvironmentVariable("KAGGLE_USERNAME", "named");
+        Assert.Equal("as filed", Kaggle.Credentials().Who); // a name without a key is none
+        Environment.SetEnvironmentVariable("KAGGLE_KEY", "secret");
+        Assert.Equal(("Basic bmFtZWQ6c2VjcmV0", "as named"), Kaggle.Credentials() is var (basic, who) ? (basic!.ToString(), who) : default);
+        Environment.SetEnvironmentVariable("KAGGLE_API_TOKEN", "token");
+        Assert.Equal("Bearer token", Kaggle.Credentials().Item1!.ToString());
+        Environment.SetEnvironmentVariable("KAGGLE_API_TOKEN", null);
+        Environment.SetEnvironmentVariable("KAGGLE_KEY", null);
+        File.WriteAllText(folder["kaggle.json"], "{");
+        Assert.Equal(folder["kaggle.json"], Assert.Throws<DataException>(() => Kaggle.Credentials()).Subject);
+    }
+
+    [Fact]
     public void What_is_no_archive_is_removed_so_that_the_next_attempt_can_succeed()
     {
         var page = true;
@@ -123,6 +141,30 @@ public sealed class KaggleTests : IDisposable
         var (left, top) = ((whole.Width - crop.Width) / 2, (whole.Height - crop.Height) / 2);
         Assert.Equal(whole.Pixels.AsSpan(3 * ((top + 1) * whole.Width + left), 3 * crop.Width).ToArray(), crop.Pixels.AsSpan(3 * crop.Width, 3 * crop.Width).ToArray());
         Assert.Throws<DataException>(() => FaceCrop.Write(data, folder["crops"], 0.5, TestContext.Current.CancellationToken)); // the place is taken
+    }
+
+    [Fact]
+    public void The_commands_install_an_archive_and_crop_and_say_how()
+    {
+        File.WriteAllBytes(folder["a.zip"], whole.Value);
+        Assert.Equal(0, ExportTests.TrainedRun.Command("data", "get", "file", folder["a.zip"], "--out", Target));
+        Assert.Equal(2041, Directory.GetFiles(Target, "*.jpg", SearchOption.AllDirectories).Length);
+        Assert.Equal(1, ExportTests.TrainedRun.Command("data", "get", "file", folder["a.zip"], "--out", Target)); // the place is taken
+
+        TrainingTests.PaintImages(folder["images"], 2);
+        var was = Console.Out;
+        using var output = new StringWriter();
+        Console.SetOut(output);
+        try
+        {
+            Assert.Equal(0, ExportTests.TrainedRun.Command("data", "crop", folder["images"], "--out", folder["crops"], "--keep", "50"));
+        }
+        finally
+        {
+            Console.SetOut(was);
+        }
+        Assert.Contains($"4 in {folder["crops"]} (central square; no face detector", output.ToString());
+        Assert.Equal(16, ImageReader.Read(Directory.GetFiles(folder["crops"], "*.png", SearchOption.AllDirectories)[0]).Width);
     }
 
     /// <summary>The collection's names under one folder, and a part of them under another, as Kaggle's archive has them twice.</summary>

@@ -23,10 +23,11 @@ public class JupyterTests(InstalledKernel kernel)
 
     /// <summary>DEEPFAKELAB_RESTARTS=200 is the full measure (5 to 6 minutes on 2 cores); fewer are enough to see a leak or a stray process.</summary>
     [Fact]
-    public void A_kernel_can_be_restarted_again_and_again() =>
+    public void A_kernel_can_be_restarted_again_and_again() => TestContext.Current.SendDiagnosticMessage(
         kernel.Python(["jupyter_client"], "python3-jupyter-client", "restarts.py", Environment.GetEnvironmentVariable("DEEPFAKELAB_RESTARTS")
-            ?? (Environment.GetEnvironmentVariable("CI") == "true" ? "60" : "10"));
+            ?? (Environment.GetEnvironmentVariable("CI") == "true" ? "60" : "10")).Output);
 
+    /// <summary>nbconvert's executor is nbclient's client: every notebook that runs in it (<see cref="NotebookContentTests"/>) runs in both.</summary>
     [Fact]
     public void Nbconvert_executes_a_notebook()
     {
@@ -66,6 +67,38 @@ public class JupyterTests(InstalledKernel kernel)
         Assert.False(File.Exists(spec));
         Assert.Contains("MISSING  kernel", InstalledKernel.Cli("kernel", "doctor", "--prefix", folder.Path).Output);
         Assert.Equal(2, InstalledKernel.Cli("kernel", "install", "--user", "--prefix", folder.Path).Code);
+    }
+
+    [Fact]
+    public void Doctor_says_what_is_missing_and_how_to_get_it_and_finds_a_kernel_of_the_user()
+    {
+        using var folder = TestSupport.Folder();
+        (int Code, string Output, string Error) Lab(Dictionary<string, string> environment, params string[] arguments) =>
+            TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"), "kernel", .. arguments], environment);
+        var user = new Dictionary<string, string> { ["JUPYTER_DATA_DIR"] = folder["user"], ["HOME"] = folder.Path };
+        var (code, output, _) = Lab(new(user) { ["PATH"] = folder.Path }, "doctor"); // a machine with nothing
+        Assert.Equal(1, code);
+        foreach (var line in (string[])["MISSING  Jupyter: .*pip install jupyterlab", "MISSING  kernel: run: dotnet run .*kernel install",
+            "without  VS Code: .*code --install-extension ms-toolsai.jupyter", "without  CUDA: no NVIDIA driver answers"])
+            Assert.Matches(line, output);
+        var (installed, _, error) = Lab(user, "install", "--user", "--lib", kernel.Library);
+        Assert.True(installed == 0, error);
+        Assert.True(File.Exists(folder["user/kernels/.net-csharp/kernel.json"]));
+        (_, output, _) = Lab(user, "doctor");
+        Assert.Contains($"ok       kernel: {folder["user"]}", output);
+        Assert.Contains($"ok       library: {kernel.Library}", output);
+    }
+
+    [Fact]
+    public void Another_address_is_listened_on_only_where_that_is_allowed_and_messages_are_signed()
+    {
+        using var folder = TestSupport.Folder();
+        const string ports = "\"shell_port\":1,\"control_port\":2,\"iopub_port\":3,\"stdin_port\":4,\"hb_port\":5}";
+        File.WriteAllText(folder["keyless.json"], "{\"ip\":\"*\"," + ports);
+        File.WriteAllText(folder["keyed.json"], "{\"ip\":\"*\",\"key\":\"k\"," + ports);
+        Assert.Equal(System.Net.IPAddress.Any, Notebooks.ConnectionFile.Read(folder["keyed.json"], allowRemote: true).Address);
+        foreach (var (file, allowed) in ((string, bool)[])[("keyed.json", false), ("keyless.json", true)])
+            Assert.Throws<Notebooks.NotebookException>(() => Notebooks.ConnectionFile.Read(folder[file], allowed));
     }
 
     [Theory]
