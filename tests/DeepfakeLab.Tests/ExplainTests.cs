@@ -20,7 +20,7 @@ public class ExplainTests
         using var folder = TestSupport.Folder();
         TestSupport.Python(["torch", "torchvision"], "explain.py", [folder.Path, name, .. layers]);
         using var scope = NewDisposeScope();
-        using var model = Models.Create(name, Weights.File(folder[$"{name}.pth"]));
+        using var model = Models.Create(name, Weights.File(folder[$"{name}.pth"]), classes: 10, new ModelOptions { PlainHead = true });
         using var expected = Checkpoint.Read(folder[$"{name}-explain.pth"]);
         model.train(); // each method sees to eval mode itself
         var filled = layers.SelectMany(l => (string[])[$"{l}/cam", $"{l}/cam++"]).Count(key => expected[key].max().item<float>() == 1);

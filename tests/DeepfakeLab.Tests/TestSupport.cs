@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime.CompilerServices;
 
 namespace DeepfakeLab.Tests;
 
@@ -6,6 +7,18 @@ namespace DeepfakeLab.Tests;
 internal static class TestSupport
 {
     public static string Root { get; } = FindRoot();
+
+    /// <summary>
+    /// One thread for torch, here and in the processes that tests start, as two lines of tests run beside each other and small tensors gain nothing
+    /// from more; and one memory arena, as the command line has it.
+    /// </summary>
+    [ModuleInitializer]
+    internal static void Prepare()
+    {
+        if (Environment.GetEnvironmentVariable("DEEPFAKELAB_THREADS") is null)
+            Environment.SetEnvironmentVariable("DEEPFAKELAB_THREADS", "1");
+        Cli.OneArena.Ensure();
+    }
 
     /// <summary>A path under <c>../shared</c>. Where that folder is absent the test is skipped; where it is present it never is.</summary>
     public static string Shared(params string[] parts)

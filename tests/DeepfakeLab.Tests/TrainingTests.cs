@@ -104,7 +104,7 @@ public sealed class TrainingTests : IDisposable
     public void Memory_stays_flat_over_fifty_epochs()
     {
         var resident = new List<long>();
-        using var model = Fit(small with { Epochs = 50, AverageDecay = 0.9 }, file: folder["state.safetensors"], onEpoch: e =>
+        using var model = Fit(small with { Epochs = 50, BatchSize = 16, AverageDecay = 0.9 }, file: folder["state.safetensors"], onEpoch: e =>
         {
             if (e.Phase == "fine-tune")
                 resident.Add(TensorCount());

@@ -77,7 +77,6 @@ public class JupyterPageTests(InstalledKernel kernel)
         {
             ["DEEPFAKELAB_QUICK"] = "1",
             ["DEEPFAKELAB_OFFLINE"] = "1",
-            ["DEEPFAKELAB_THREADS"] = "2",
         });
         using var browser = new Browser(local: true);
         foreach (var file in files)

@@ -216,7 +216,7 @@ public partial class NotebookContentTests(InstalledKernel kernel)
         Assert.True(code == 0, error);
     }
 
-    private Dictionary<string, string> Quick => new(kernel.Environment) { ["DEEPFAKELAB_QUICK"] = "1", ["DEEPFAKELAB_OFFLINE"] = "1", ["DEEPFAKELAB_THREADS"] = "2" };
+    private Dictionary<string, string> Quick => new(kernel.Environment) { ["DEEPFAKELAB_QUICK"] = "1", ["DEEPFAKELAB_OFFLINE"] = "1" };
 
     /// <summary>The notebook in a folder of its own, where the library that it names is the one just built.</summary>
     private string Copy(string name)

@@ -8,9 +8,12 @@ import torch
 import torchvision
 
 folder, name, layers = sys.argv[1], sys.argv[2], sys.argv[3:]
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 torch.manual_seed(11)
-model = getattr(torchvision.models, name)().eval()
+model = getattr(torchvision.models, name)(num_classes=10)
+if name.startswith("vgg"):  # half a gigabyte of its own head shows nothing of the methods
+    model.classifier = torch.nn.Sequential(torch.nn.Linear(25088, 10))
+model.eval()
 for m in model.modules():
     if isinstance(m, torch.nn.BatchNorm2d):
         m.running_mean.uniform_(-0.1, 0.1)
@@ -20,7 +23,7 @@ for m in model.modules():
     if isinstance(m, torch.nn.Linear):
         m.weight.data.normal_(0, 0.5)  # so that gradients are not vanishingly small
 TARGET = 3
-x = torch.randn(2, 3, 96, 96)
+x = torch.randn(2, 3, 64, 64)
 result = {"x": x}
 
 
