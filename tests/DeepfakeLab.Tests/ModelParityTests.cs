@@ -68,22 +68,21 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         using (var theirs = Checkpoint.Read(folder[$"{name}-result.pth"]))
         {
             LabRuntime.Seed(7);
-            using (var fresh = Models.Create(name))
+            using var model = Models.Create(name, options: new ModelOptions { Dropout = 0, StochasticDepth = 0 });
+            using (NewDisposeScope())
+            using (var state = StateDict.Of(model))
             {
-                using var scope = NewDisposeScope();
-                using var state = StateDict.Of(fresh);
                 var sums = state.Values.Select(t => t.to(float64).sum().item<double>());
                 Assert.Equal(theirs["fresh"].data<double>(), sums, (a, b) => Math.Abs(a - b) <= 1e-9 * Math.Max(1, Math.Abs(a)));
             }
-
-            VisionModel Written() => Models.Create(name, Weights.File(folder[$"{name}.pth"]), options: new ModelOptions { Dropout = 0, StochasticDepth = 0 });
-            string row;
-            using (var model = Written())
-                row = InEvaluation(model, theirs) + InDouble(model, theirs);
-            using (var model = Written())
-                row += InSingle(model, theirs);
-            using (var model = Written())
-                row += Smooth(model, theirs);
+            using var start = Checkpoint.Read(folder[$"{name}.pth"]);
+            var row = "";
+            foreach (var comparison in (Func<VisionModel, StateDict, string>[])[InEvaluation, InDouble, InSingle, Smooth])
+            {
+                start.LoadInto(model);
+                row += comparison(model, theirs);
+                model.to(float32);
+            }
             if (compared != oneOfEach)
                 AddToTable(name, row);
         }
@@ -99,8 +98,8 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         rows[name] = $"| {name} | {row}";
         Directory.CreateDirectory(Path.GetDirectoryName(path)!);
         AtomicFile.WriteText(path, string.Join('\n', (string[])[
-            "| model | logits | float64: gradients | buffers | losses | float32: gradients | torch's own | smooth: gradients | torch's own | buffers | losses |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "| model | logits | float64: gradients | buffers | losses | float32: gradients | torch's own | buffers | torch's own | smooth: gradients | torch's own | buffers | losses |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
             .. Models.Names.Where(rows.ContainsKey).Select(n => rows[n]), ""]));
     }
 
@@ -132,7 +131,7 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         var losses = Descend(model, theirs, float64, "rate64", steps: 5, () =>
         {
             gradients = Gradients(model, theirs, "gradient64/", Own(theirs, "own32"), _ => 1e-7);
-            buffers = Buffers(model, theirs, "buffer64/", 1e-7);
+            buffers = Buffers(model, theirs, "buffer64/", _ => 1e-7);
         });
         return $"{gradients} | {Text(buffers)} | {Text(Losses(theirs["losses64"], losses))} | ";
     }
@@ -140,16 +139,18 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
     /// <summary>
     /// float32 as it comes. Where rounding turns a ReLU over, torch's own gradients are per cents from its float64 ones, and elsewhere on
     /// another processor: so this tells little, and is held to little. What is held to much is <see cref="InDouble"/> and <see cref="Smooth"/>.
+    /// Buffers are held to 1e-4, or, where torch's own float32 is farther from its float64, to four times that.
     /// </summary>
     private static string InSingle(VisionModel model, StateDict theirs)
     {
-        var (gradients, own) = ("", Own(theirs, "own32"));
+        var (gradients, buffers, own) = ("", 0.0, Own(theirs, "own32"));
+        double Torchs(string buffer) => Off(theirs["buffer64/" + buffer], theirs["buffer32/" + buffer]);
         Descend(model, theirs, float32, "rate64", steps: 0, () =>
         {
             gradients = Gradients(model, theirs, "gradient32/", own, _ => 0.5);
-            Buffers(model, theirs, "buffer32/", 1e-4);
+            buffers = Buffers(model, theirs, "buffer32/", buffer => Math.Max(1e-4, 4 * Torchs(buffer)));
         });
-        return $"{gradients} | {Summary(own)} | ";
+        return $"{gradients} | {Summary(own)} | {Text(buffers)} | {Text(model.named_buffers().Select(b => Torchs(b.name)).DefaultIfEmpty().Max())} | ";
     }
 
     /// <summary>
@@ -169,7 +170,7 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         var losses = Descend(model, theirs, float32, "ratesmooth", steps: 5, () =>
         {
             gradients = Gradients(model, theirs, "gradientsmooth/", own, torchs => Math.Max(1e-4, 4 * torchs));
-            buffers = Buffers(model, theirs, "buffersmooth/", 1e-4);
+            buffers = Buffers(model, theirs, "buffersmooth/", _ => 1e-4);
         });
         return $"{gradients} | {Summary(own)} | {Text(buffers)} | {Text(Losses(theirs["lossessmooth"], losses))} |";
     }
@@ -205,8 +206,8 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         return Summary(errors);
     }
 
-    private static double Buffers(VisionModel model, StateDict theirs, string prefix, double relative) =>
-        model.named_buffers().Select(b => Close(theirs[prefix + b.name], b.buffer, relative, b.name)).DefaultIfEmpty().Max();
+    private static double Buffers(VisionModel model, StateDict theirs, string prefix, Func<string, double> allowed) =>
+        model.named_buffers().Select(b => Close(theirs[prefix + b.name], b.buffer, allowed(b.name), b.name)).DefaultIfEmpty().Max();
 
     /// <summary>The losses before, between and after some steps, as in <c>models.py</c>; the first gradients are looked at before they are used.</summary>
     private static List<double> Descend(VisionModel model, StateDict theirs, ScalarType type, string rate, int steps, Action look)
@@ -253,12 +254,13 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         {
             using var model = Models.Construct(line[0]);
             using var state = StateDict.Of(model);
-            Assert.Equal(line[2..], state.Select(t => $"{t.Key}:{string.Join('x', t.Value.shape)}"));
+            Assert.Equal(line[3..], state.Select(t => $"{t.Key}:{string.Join('x', t.Value.shape)}"));
             Assert.Equal(long.Parse(line[1], CultureInfo.InvariantCulture), model.ParameterCount);
             Assert.Equal(model.Stages.Distinct(), model.Stages);
             var info = ModelInfo.All.Single(i => i.Name == model.Name);
             Assert.Equal((model.Family, model.ParameterCount, model.InputSize), (info.Family, info.Parameters, info.InputSize));
-            if (info.MultiplyAdds < 400_000_000) // the others' are counted at a smaller size above
+            Assert.Equal(long.Parse(line[2], CultureInfo.InvariantCulture), info.MultiplyAdds);
+            if (info.MultiplyAdds < 100_000_000) // our own counting is compared above, at a smaller size
                 Assert.Equal(info.MultiplyAdds, model.CountMultiplyAdds());
         }
     }
@@ -278,10 +280,11 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
                 WidthMultiplier = 0.35,
                 RoundNearest = 4,
                 NormLayer = Norm,
+                MobileNetBlock = c => new Halved(c.Own(c)),
                 InvertedResidualSetting = [(1, 16, 1, 1), (4, 24, 2, 2), (3, 48, 1, 2)],
             },
             ["mobilenet_v3_large"] = new() { WidthMultiplier = 0.75, ReducedTail = true, Dilated = true },
-            ["mobilenet_v3_small"] = new() { ReducedTail = true, Dilated = true, NormLayer = Norm },
+            ["mobilenet_v3_small"] = new() { ReducedTail = true, Dilated = true, NormLayer = Norm, MobileNetBlock = c => new Halved(c.Own(c)) },
             ["efficientnet_b0"] = new() { NormLayer = Norm },
         };
         using var folder = TestSupport.Folder();
@@ -298,6 +301,36 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         Assert.Throws<ModelException>(() => Models.Create("resnet18", options: new ModelOptions { Groups = 2 }));
     }
 
+    /// <summary>A block made by somebody else, whose keys are the family's: half of what its own gives; <c>halved</c> in <c>models.py</c>.</summary>
+    private sealed class Halved : nn.Module<Tensor, Tensor>
+    {
+        private readonly Func<Tensor, Tensor> block;
+
+        public Halved(nn.Module<Tensor, Tensor> own) : base(nameof(Halved))
+        {
+            block = own.call;
+            foreach (var (name, child) in own.named_children())
+                register_module(name, child);
+        }
+
+        public override Tensor forward(Tensor x) => block(x).mul_(0.5);
+    }
+
+    [Fact]
+    public void A_block_of_ones_own_is_neither_folded_nor_exported_as_the_familys()
+    {
+        using var scope = NewDisposeScope();
+        using var inference = inference_mode();
+        using var model = Models.Create("mobilenet_v3_small", options: new ModelOptions { MobileNetBlock = c => new Halved(c.Own(c with { Kernel = 5 })) });
+        model.eval();
+        Assert.Equal([16L, 1, 5, 5], model.get_parameter("features.1.block.0.0.weight")!.shape);
+        var x = randn(2, 3, 64, 64);
+        using (var prefix = new FrozenPrefix(model, "features.6"))
+            Close(model.ForwardUntil(x, "features.6"), prefix.Run(x), 1e-5, "prefix");
+        using var folder = TestSupport.Folder();
+        Assert.Equal(nameof(Halved), Assert.Throws<ExportException>(() => OnnxExport.Write(folder["m.onnx"], model, Preprocessing.Square(64))).Subject);
+    }
+
     [Fact]
     public void The_registry_of_weights_is_torchvisions()
     {
@@ -311,12 +344,19 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         Assert.Equal(theirs.Select(WithoutHash), ours.Select(WithoutHash));
     }
 
-    private static double Close(Tensor expected, Tensor actual, double relative, string what, double floor = 0)
+    private static double Close(Tensor expected, Tensor actual, double relative, string what)
+    {
+        Assert.Equal(expected.shape, actual.shape);
+        var off = Off(expected, actual);
+        Assert.True(off <= relative, $"{what} differs by {off:e2} of its largest value");
+        return off;
+    }
+
+    /// <summary>The largest difference as a share of the largest value; 0 where nothing differs, if all are zero.</summary>
+    private static double Off(Tensor expected, Tensor actual)
     {
         using var scope = NewDisposeScope();
-        Assert.Equal(expected.shape, actual.shape);
-        var off = (expected.to(float64) - actual.to(float64)).abs().max().item<double>() / Math.Max(floor, expected.to(float64).abs().max().item<double>());
-        Assert.True(off <= relative || expected.Equals(actual), $"{what} differs by {off:e2} of its largest value");
-        return off;
+        var off = (expected.to(float64) - actual.to(float64)).abs().max().item<double>();
+        return off == 0 ? 0 : off / expected.to(float64).abs().max().item<double>();
     }
 }

@@ -56,11 +56,12 @@ public class ModelTests
     {
         using var scope = NewDisposeScope();
         using var x = zeros(2, 3, size, size);
-        foreach (var head in (HeadRecipe[])[HeadRecipe.StudyMobileNet, HeadRecipe.StudyEfficientNet, HeadRecipe.StudyMnasNet, HeadRecipe.StudyResNet])
+        foreach (var head in (HeadRecipe[])[HeadRecipe.StudyMobileNet, HeadRecipe.StudyEfficientNet, HeadRecipe.StudyMnasNet, HeadRecipe.StudyResNet, HeadRecipe.StudyResNext, HeadRecipe.StudyVgg])
         {
             using var model = Models.MobileNetV2().WithHead(2, head);
             Assert.Equal([2L, 2], model.call(x).shape);
             Assert.Equal(head.FlattenAt == 0 ? 1280 : 20480, model.FeatureCount);
+            Assert.Equal([.. head.Hidden, 2], model.Head.modules().OfType<TorchSharp.Modules.Linear>().Select(layer => (int)layer.out_features));
         }
     }
 

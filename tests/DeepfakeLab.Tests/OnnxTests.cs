@@ -35,7 +35,7 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         var plain = Exported(new OnnxOptions());
         var folded = Exported(new OnnxOptions { FoldBatchNorm = true });
         var half = Exported(new OnnxOptions { FoldBatchNorm = true, Half = true });
-        var rounding = RelativeError(exact, RoundedToHalf(model, x)); // changes the model, so it comes last
+        var rounding = RelativeError(exact, RoundedTo(float16, model, x)); // changes the model, so it comes last
         console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| {name} | {torch:0.0e-0} | {plain:0.0e-0} | {folded:0.0e-0} | {rounding:0.0e-0} | {half:0.0e-0} |"));
         Assert.InRange(plain, 0, Tolerance(torch));
         Assert.InRange(folded, 0, Tolerance(torch));
@@ -172,7 +172,7 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
     }
 
     /// <summary>The logits in float64, beside which both float32 programs show their own rounding. The model is float32 again afterwards.</summary>
-    private static Tensor Exact(VisionModel model, Tensor x)
+    internal static Tensor Exact(VisionModel model, Tensor x)
     {
         model.to(float64);
         var logits = model.call(x.to(float64));
@@ -190,13 +190,13 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
     private static double HalfTolerance(double rounding) => Math.Max(5e-3, 2 * rounding);
 
     /// <summary>
-    /// The logits in float64 when only what a float16 file stores is rounded: each convolution's weights and bias after its batch norm is
+    /// The logits in float64 when only what a file of this type stores is rounded: each convolution's weights and bias after its batch norm is
     /// folded in, and what every layer gives to the next. The model is spoilt afterwards.
     /// </summary>
-    private static Tensor RoundedToHalf(VisionModel model, Tensor x)
+    internal static Tensor RoundedTo(ScalarType type, VisionModel model, Tensor x)
     {
         using var scope = NewDisposeScope();
-        static Tensor Round(Tensor t) => t.to(float16).to(float64);
+        Tensor Round(Tensor t) => t.to(type).to(float64);
         model.to(float64);
         TorchSharp.Modules.Conv2d? before = null;
         foreach (var module in model.modules())
@@ -224,7 +224,7 @@ public sealed class OnnxTests(ITestOutputHelper console) : IDisposable
         }
         return model.call(Round(x)).MoveToOuterDisposeScope();
 
-        static void RoundLayer(nn.Module<Tensor, Tensor> layer)
+        void RoundLayer(nn.Module<Tensor, Tensor> layer)
         {
             foreach (var (_, parameter) in layer.named_parameters())
                 parameter.copy_(Round(parameter));

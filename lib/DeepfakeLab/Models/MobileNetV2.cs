@@ -30,7 +30,8 @@ public sealed class MobileNetV2 : VisionModel
         {
             var output = Width(row.Channels, width);
             for (var i = 0; i < row.Repeats; i++, channels = output)
-                features.append(new InvertedResidual(channels, output, i == 0 ? row.Stride : 1, row.Expand, norm));
+                features.append(new InvertedResidualConfig(channels, 3, channels * row.Expand, output, false, false, i == 0 ? row.Stride : 1, 1,
+                    norm.Over, c => new InvertedResidual(c)).Build(options));
         }
         features.append(Layers.ConvNormActivation(channels, last, kernel: 1, norm: norm, activation: Layers.ReLU6));
 
@@ -51,16 +52,15 @@ public sealed class MobileNetV2 : VisionModel
         private readonly bool adds;
         private readonly Sequential conv;
 
-        public InvertedResidual(int input, int output, int stride, int expand, Layers.Norm norm) : base(nameof(InvertedResidual))
+        public InvertedResidual(InvertedResidualConfig c) : base(nameof(InvertedResidual))
         {
-            var hidden = input * expand;
-            adds = stride == 1 && input == output;
+            adds = c.Stride == 1 && c.InputChannels == c.OutChannels;
             conv = nn.Sequential();
-            if (expand != 1)
-                conv.append(Layers.ConvNormActivation(input, hidden, kernel: 1, norm: norm, activation: Layers.ReLU6));
-            conv.append(Layers.ConvNormActivation(hidden, hidden, stride: stride, groups: hidden, norm: norm, activation: Layers.ReLU6));
-            conv.append(Layers.Conv(hidden, output, kernel: 1));
-            conv.append(norm.Over(output));
+            if (c.ExpandedChannels != c.InputChannels)
+                conv.append(Layers.ConvNormActivation(c.InputChannels, c.ExpandedChannels, kernel: 1, norm: c.Norm, activation: Layers.ReLU6));
+            conv.append(Layers.ConvNormActivation(c.ExpandedChannels, c.ExpandedChannels, c.Kernel, c.Stride, groups: c.ExpandedChannels, c.Norm, Layers.ReLU6));
+            conv.append(Layers.Conv(c.ExpandedChannels, c.OutChannels, kernel: 1));
+            conv.append(c.NormLayer(c.OutChannels));
             RegisterComponents();
         }
 

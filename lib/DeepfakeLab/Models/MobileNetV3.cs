@@ -9,7 +9,7 @@ public sealed class MobileNetV3 : VisionModel
 {
     private const string RE = nameof(RE), HS = nameof(HS); // ReLU and hard swish, as the paper writes them
 
-    private sealed record Row(int Kernel, int Expanded, int Output, bool Squeeze, string Activation, int Stride, int Dilation = 1);
+    private sealed record Row(int Kernel, int Expanded, int Output, bool Squeeze, string Activation, int Stride);
 
     /// <summary>Table 1 of the paper.</summary>
     private static readonly Row[] large =
@@ -55,16 +55,11 @@ public sealed class MobileNetV3 : VisionModel
         var features = nn.Sequential(Layers.ConvNormActivation(3, channels, stride: 2, norm: norm, activation: Layers.Hardswish));
         foreach (var (i, row) in table.Index())
         {
-            var scaled = row with { Expanded = Width(row.Expanded), Output = Width(row.Output) };
-            if (i >= table.Length - 3) // what torchvision calls the tail; its first block keeps its expansion
-                scaled = scaled with
-                {
-                    Expanded = Width(row.Expanded / (i == table.Length - 3 ? 1 : tail)),
-                    Output = Width(row.Output / tail),
-                    Dilation = options.Dilated ? 2 : 1,
-                };
-            features.append(new InvertedResidual(channels, scaled, norm));
-            channels = scaled.Output;
+            var (inTail, firstOfTail) = (i >= table.Length - 3, i == table.Length - 3); // what torchvision calls the tail; its first block keeps its expansion
+            var output = Width(row.Output / (inTail ? tail : 1));
+            features.append(new InvertedResidualConfig(channels, row.Kernel, Width(row.Expanded / (inTail && !firstOfTail ? tail : 1)), output, row.Squeeze,
+                row.Activation == HS, row.Stride, inTail && options.Dilated ? 2 : 1, norm.Over, c => new InvertedResidual(c)).Build(options));
+            channels = output;
         }
         features.append(Layers.ConvNormActivation(channels, 6 * channels, kernel: 1, norm: norm, activation: Layers.Hardswish));
 
@@ -93,16 +88,16 @@ public sealed class MobileNetV3 : VisionModel
         private readonly bool adds;
         private readonly Sequential block = nn.Sequential();
 
-        public InvertedResidual(int input, Row row, Layers.Norm norm) : base(nameof(InvertedResidual))
+        public InvertedResidual(InvertedResidualConfig c) : base(nameof(InvertedResidual))
         {
-            Func<nn.Module<Tensor, Tensor>> activation = row.Activation == HS ? Layers.Hardswish : Layers.ReLU;
-            adds = row.Stride == 1 && input == row.Output;
-            if (row.Expanded != input)
-                block.append(Layers.ConvNormActivation(input, row.Expanded, kernel: 1, norm: norm, activation: activation));
-            block.append(Layers.ConvNormActivation(row.Expanded, row.Expanded, row.Kernel, row.Dilation > 1 ? 1 : row.Stride, groups: row.Expanded, norm, activation, row.Dilation));
-            if (row.Squeeze)
-                block.append(new Layers.SqueezeExcitation(row.Expanded, Layers.Channels(row.Expanded / 4), Layers.ReLU(), nn.Hardsigmoid()));
-            block.append(Layers.ConvNormActivation(row.Expanded, row.Output, kernel: 1, norm: norm));
+            Func<nn.Module<Tensor, Tensor>> activation = c.Hardswish ? Layers.Hardswish : Layers.ReLU;
+            adds = c.Stride == 1 && c.InputChannels == c.OutChannels;
+            if (c.ExpandedChannels != c.InputChannels)
+                block.append(Layers.ConvNormActivation(c.InputChannels, c.ExpandedChannels, kernel: 1, norm: c.Norm, activation: activation));
+            block.append(Layers.ConvNormActivation(c.ExpandedChannels, c.ExpandedChannels, c.Kernel, c.Dilation > 1 ? 1 : c.Stride, groups: c.ExpandedChannels, c.Norm, activation, c.Dilation));
+            if (c.UseSqueezeExcitation)
+                block.append(new Layers.SqueezeExcitation(c.ExpandedChannels, Layers.Channels(c.ExpandedChannels / 4), Layers.ReLU(), nn.Hardsigmoid()));
+            block.append(Layers.ConvNormActivation(c.ExpandedChannels, c.OutChannels, kernel: 1, norm: c.Norm));
             RegisterComponents();
         }
 

@@ -26,6 +26,13 @@ public sealed record ModelOptions
     /// <summary>MobileNetV3: the last three blocks are dilated by two instead of halving the image.</summary>
     public bool Dilated { get; init; }
 
+    /// <summary>
+    /// MobileNets: makes each of the inverted residual blocks, torchvision's <c>block</c>; null for the family's own, which
+    /// <see cref="InvertedResidualConfig.Own"/> makes, so <c>c => c.Own(c with { Kernel = 5 })</c> has larger kernels. What is made takes
+    /// and gives the channels of its configuration.
+    /// </summary>
+    public Func<InvertedResidualConfig, nn.Module<Tensor, Tensor>>? MobileNetBlock { get; init; }
+
     /// <summary>ResNets: each block's last batch norm starts with weight zero, so the block starts as the identity.</summary>
     public bool ZeroInitResidual { get; init; }
 
@@ -49,6 +56,31 @@ public sealed record ModelOptions
 
     /// <summary>VGG: one linear layer for the head instead of three, whose 120 million numbers take a second to draw: for a model that is to get another.</summary>
     internal bool PlainHead { get; init; }
+
+    /// <summary>Whether every batch norm follows a convolution as the family has it, so that one can be multiplied into the other.</summary>
+    internal bool CanFold => NormLayer is null && MobileNetBlock is null;
+}
+
+/// <summary>One of a MobileNet's blocks as the network asks for it, channels already scaled; torchvision's <c>InvertedResidualConfig</c>.</summary>
+/// <param name="InputChannels">Channels that come in.</param>
+/// <param name="Kernel">Pixels a side of the depthwise convolution.</param>
+/// <param name="ExpandedChannels">Channels between the block's two ends.</param>
+/// <param name="OutChannels">Channels that must go out.</param>
+/// <param name="UseSqueezeExcitation">MobileNetV3: whether channels are scaled by what all channels' means say.</param>
+/// <param name="Hardswish">MobileNetV3: whether hard swish is the activation; else it is ReLU (MobileNetV2: ReLU6).</param>
+/// <param name="Stride">2 where the block halves the image.</param>
+/// <param name="Dilation">MobileNetV3: of the depthwise convolution, which has no stride where this is not 1.</param>
+/// <param name="NormLayer">Makes the normalisation of so many channels.</param>
+/// <param name="Own">Makes the family's own block.</param>
+public sealed record InvertedResidualConfig(
+    int InputChannels, int Kernel, int ExpandedChannels, int OutChannels, bool UseSqueezeExcitation, bool Hardswish, int Stride, int Dilation,
+    Func<long, nn.Module<Tensor, Tensor>> NormLayer, Func<InvertedResidualConfig, nn.Module<Tensor, Tensor>> Own)
+{
+    /// <summary>The normalisation in the form that <see cref="Layers"/> takes.</summary>
+    internal Layers.Norm Norm => new(Layer: NormLayer);
+
+    /// <summary>The block that the options want, or the family's own.</summary>
+    internal nn.Module<Tensor, Tensor> Build(ModelOptions options) => (options.MobileNetBlock ?? Own)(this);
 }
 
 /// <summary>What ResNets are built of: torchvision's BasicBlock (two 3x3 convolutions) and Bottleneck (1x1, 3x3, 1x1).</summary>

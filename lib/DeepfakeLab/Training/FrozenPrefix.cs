@@ -25,11 +25,11 @@ internal sealed class FrozenPrefix : IDisposable
     {
         (this.cut, this.precision) = (cut, precision);
         WeightsHash = Hash(model, cut);
-        layers = model.Options.NormLayer is null ? Fold(model, cut) : Copy(model); // another normalisation cannot be folded
+        layers = model.Options.CanFold ? Fold(model, cut) : Copy(model);
         layers.eval();
         layers.to(precision);
         var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
-        var able = precision == ScalarType.Float32 && model.parameters().First().device_type == DeviceType.CPU && model.Options.NormLayer is null;
+        var able = precision == ScalarType.Float32 && model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
         IsOnnx = able && OnnxEngine.Missing is null;
         Engine = IsOnnx ? $"ONNX Runtime, {type}" : able ? $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}" : $"torch, {type}";
     }
@@ -70,7 +70,9 @@ internal sealed class FrozenPrefix : IDisposable
     private static VisionModel Copy(VisionModel model)
     {
         using var none = no_grad();
-        var copy = Models.Construct(model.Name, 1, model.Options).WithHead(model.Classes, model.HeadRecipe);
+        var copy = Models.Construct(model.Name, model.Classes, model.Options);
+        if (model.HeadRecipe is { } head)
+            copy.WithHead(model.Classes, head);
         copy.to(model.parameters().First().device);
         using var weights = new WeightCopy(model);
         weights.CopyTo(copy);

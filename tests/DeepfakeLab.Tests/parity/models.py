@@ -4,7 +4,7 @@ usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-r
        models.py weights NAME...       prints a line for each official weight file with what is known of it
        models.py options FOLDER        writes state dict, input and logits of models made with constructor arguments, by the names below
        models.py rounding NAME...      prints how far torch's gradients and losses of five steps in float32 are from its own in float64
-       models.py keys NAME...          prints a line for each model: name, parameters, then key:shape of its state dict
+       models.py keys NAME...          prints a line for each model: name, parameters, multiply-adds at its input size, then key:shape of its state dict
 """
 import copy
 import os
@@ -153,8 +153,21 @@ def keys(names):
     for name in ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_"):
         setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)  # the numbers do not matter here, and take long
     for name in names:
-        model = getattr(torchvision.models, name)()
-        print(name, sum(p.numel() for p in model.parameters()), *(f"{k}:{'x'.join(map(str, v.shape))}" for k, v in model.state_dict().items()))
+        model = getattr(torchvision.models, name)().eval().to("meta")  # where tensors have shapes and no numbers, so that large images cost nothing
+        side = torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
+        with torch.no_grad():
+            count = multiply_adds(model, torch.empty(1, 3, side, side, device="meta"))
+        print(name, sum(p.numel() for p in model.parameters()), count, *(f"{k}:{'x'.join(map(str, v.shape))}" for k, v in model.state_dict().items()))
+
+
+def halved(block):
+    """A block made by somebody else: half of what the family's own gives."""
+
+    class Halved(block):
+        def forward(self, x):
+            return 0.5 * super().forward(x)
+
+    return Halved
 
 
 def options(folder):
@@ -164,10 +177,11 @@ def options(folder):
         "resnet18": m.resnet18(norm_layer=norm, num_classes=7),
         "resnet34": m.ResNet(m.resnet.Bottleneck, [3, 4, 6, 3], num_classes=7),
         "wide_resnet50_2": m.ResNet(m.resnet.BasicBlock, [3, 4, 6, 3], num_classes=7),
-        "mobilenet_v2": m.mobilenet_v2(width_mult=0.35, round_nearest=4, norm_layer=norm, num_classes=7,
+        "mobilenet_v2": m.mobilenet_v2(width_mult=0.35, round_nearest=4, norm_layer=norm, num_classes=7, block=halved(m.mobilenetv2.InvertedResidual),
                                        inverted_residual_setting=[[1, 16, 1, 1], [4, 24, 2, 2], [3, 48, 1, 2]]),
         "mobilenet_v3_large": m.mobilenet_v3_large(width_mult=0.75, reduced_tail=True, dilated=True, num_classes=7),
-        "mobilenet_v3_small": m.mobilenet_v3_small(reduced_tail=True, dilated=True, norm_layer=norm, num_classes=7),
+        "mobilenet_v3_small": m.mobilenet_v3_small(reduced_tail=True, dilated=True, norm_layer=norm, num_classes=7,
+                                                   block=halved(m.mobilenetv3.InvertedResidual)),
         "efficientnet_b0": m.efficientnet_b0(norm_layer=norm, num_classes=7),
     }
     for name, model in made.items():
