@@ -23,6 +23,12 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         var some => [.. Models.Names.Where(name => some.Split(',').Any(begin => name.StartsWith(begin, StringComparison.Ordinal)))],
     };
 
+    /// <summary>
+    /// How many steps of descent are compared in float64, which is slow: five in a table, but one of the models above 50 million parameters and
+    /// in every test run. In float32, with batch norms that keep ReLUs off their corner, it is always five.
+    /// </summary>
+    private static int StepsInDouble(string name) => compared != oneOfEach && ModelInfo.All.Single(i => i.Name == name).Parameters < 50_000_000 ? 5 : 1;
+
     public static TheoryData<string> Compared => [.. compared];
 
     /// <summary>What Python wrote: of one of each family in one process, for it takes seconds to start; of more one at a time, for their size.</summary>
@@ -44,7 +50,7 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
             var folder = TestSupport.Folder();
             try
             {
-                TestSupport.Python(["torch", "torchvision"], "models.py", [folder.Path, Size.ToString(CultureInfo.InvariantCulture), .. names]);
+                TestSupport.Python(["torch", "torchvision"], "models.py", [folder.Path, .. ((int[])[Size, StepsInDouble(names[0])]).Select(n => n.ToString(CultureInfo.InvariantCulture)), .. names]);
                 return folder;
             }
             catch
@@ -124,11 +130,11 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
         return $"{Text(logits)} | ";
     }
 
-    /// <summary>The network as it is, where rounding hides nothing: gradients and buffers to 1e-7, the losses of five steps to 1e-4.</summary>
+    /// <summary>The network as it is, where rounding hides nothing: gradients and buffers to 1e-7, the losses of a step or five to 1e-4.</summary>
     private static string InDouble(VisionModel model, StateDict theirs)
     {
         var (gradients, buffers) = ("", 0.0);
-        var losses = Descend(model, theirs, float64, "rate64", steps: 5, () =>
+        var losses = Descend(model, theirs, float64, "rate64", StepsInDouble(model.Name), () =>
         {
             gradients = Gradients(model, theirs, "gradient64/", Own(theirs, "own32"), _ => 1e-7);
             buffers = Buffers(model, theirs, "buffer64/", _ => 1e-7);
@@ -234,7 +240,7 @@ public sealed class ModelParityTests(ModelParityTests.Results results) : IClassF
 
     private static double Losses(Tensor theirs, List<double> ours)
     {
-        Assert.InRange(ours[^1], 0, 0.99 * ours[0]); // five steps that change nothing would agree too
+        Assert.InRange(ours[^1], 0, 0.995 * ours[0]); // steps that change nothing would agree too
         var off = Apart(theirs, ours);
         Assert.InRange(off, 0, 1e-4);
         return off;

@@ -1,6 +1,7 @@
 """What torchvision makes of its own models, for the C# models to be compared with.
 
-usage: models.py FOLDER SIZE NAME...   writes NAME.pth (a state dict) and NAME-result.pth (what comes of it) for each model
+usage: models.py FOLDER SIZE STEPS NAME...   writes NAME.pth (a state dict) and NAME-result.pth (what comes of it, with so many steps of
+                                            descent in float64 and five in float32) for each model
        models.py weights NAME...       prints a line for each official weight file with what is known of it
        models.py options FOLDER        writes state dict, input and logits of models made with constructor arguments, by the names below
        models.py rounding NAME...      prints how far torch's gradients and losses of five steps in float32 are from its own in float64
@@ -62,7 +63,7 @@ def descend(model, start, x, y, rate=None, steps=0):
         if step == 0:
             gradients = {k: sample(p.grad) for k, p in model.named_parameters()}
             buffers = {k: b.clone() for k, b in model.named_buffers()}
-            rate = rate or 0.01 * losses[0] / sum(p.grad.double().square().sum().item() for p in model.parameters())
+            rate = rate or 0.01 * losses[0] / sum(torch.dot(p.grad.flatten(), p.grad.flatten()).item() for p in model.parameters())
             descent = torch.optim.SGD(model.parameters(), lr=rate)
         if step < steps:
             descent.step()
@@ -92,7 +93,7 @@ def smooth(model):
     return state
 
 
-def results(model, size):
+def results(model, size, steps64):
     x, y = torch.randn(4, 3, size, size), torch.arange(4)
     with torch.no_grad():
         model.eval()
@@ -105,7 +106,7 @@ def results(model, size):
         result.update({f"buffer{suffix}/{k}": b for k, b in buffers.items()})
         result.update({f"losses{suffix}": losses, f"rate{suffix}": torch.tensor(rate, dtype=torch.float64)})
 
-    exact = descend(double, start, pictures.double(), y, steps=5)
+    exact = descend(double, start, pictures.double(), y, steps=steps64)
     keep("64", *exact)
     single32 = descend(single, start, pictures, y)
     keep("32", *single32)
@@ -131,11 +132,11 @@ def random_model(name):
     return model, fresh
 
 
-def write(folder, size, names):
+def write(folder, size, steps64, names):
     for name in names:
         model, fresh = random_model(name)
         torch.save(model.state_dict(), f"{folder}/{name}.pth")
-        torch.save({"fresh": fresh, **results(model, size)}, f"{folder}/{name}-result.pth")
+        torch.save({"fresh": fresh, **results(model, size, steps64)}, f"{folder}/{name}-result.pth")
 
 
 def compare_with_itself(names):
@@ -209,4 +210,4 @@ elif sys.argv[1] == "rounding":
 elif sys.argv[1] == "weights":
     weights(sys.argv[2:])
 else:
-    write(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
+    write(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
