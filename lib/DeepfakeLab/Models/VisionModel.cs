@@ -123,6 +123,22 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
 
     public override Tensor forward(Tensor x) => Run(x, 0, stages.Count + 1);
 
+    /// <remarks>
+    /// In training, ReLU6, SiLU and Hardswish do not work in place: libtorch would first copy what their gradients need. ReLU needs only its result.
+    /// </remarks>
+    public override void train(bool train = true)
+    {
+        base.train(train);
+        foreach (var module in Initialisation.Modules(this))
+            _ = module switch
+            {
+                ReLU6 relu6 => relu6.inplace = !train,
+                SiLU silu => silu.inplace = !train,
+                Hardswish hardswish => hardswish.inplace = !train,
+                _ => train,
+            };
+    }
+
     /// <summary>The feature vectors [N, F] that enter the head.</summary>
     public Tensor Features(Tensor x) => Run(x, 0, stages.Count);
 

@@ -1,3 +1,4 @@
+using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab;
@@ -10,5 +11,17 @@ internal static class TensorLayout
     {
         using var scope = NewDisposeScope();
         return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Lays out a model's convolution weights, or back: where images have their channels last, libtorch else does it at each use of a weight.</summary>
+    /// <remarks>Values, parameters and optimizers stay; a weight's gradient takes the weight's layout.</remarks>
+    public static void Weights(nn.Module model, bool channelsLast)
+    {
+        using var none = no_grad();
+        foreach (var weight in model.modules().OfType<Conv2d>().Select(c => c.weight!).Where(w => w.shape[1] > 1 && w.shape[2] * w.shape[3] > 1))
+        {
+            using var scope = NewDisposeScope();
+            weight.set_(channelsLast ? ChannelsLast(weight.detach()) : weight.detach().contiguous());
+        }
     }
 }

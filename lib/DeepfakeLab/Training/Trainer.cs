@@ -87,6 +87,16 @@ public static class Trainer
         using var training = new ImageStore(split.Train, preprocessing, linked.Token, options.ImageMemory);
         using var validation = new ImageStore(split.Validation, preprocessing, linked.Token, options.ImageMemory);
         using var loop = new TrainingLoop(model, recipe, options, split, preprocessing, training, validation, onEpoch, linked.Token);
-        return work(loop);
+        if (LabRuntime.Device.type != DeviceType.CPU || recipe is not { L1: 0, L2: 0 }) // those sum weights in the order in which they lie
+            return work(loop);
+        TensorLayout.Weights(model, channelsLast: true);
+        try
+        {
+            return work(loop);
+        }
+        finally
+        {
+            TensorLayout.Weights(model, channelsLast: false);
+        }
     }
 }

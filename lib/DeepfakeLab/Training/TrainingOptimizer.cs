@@ -8,6 +8,7 @@ internal sealed class TrainingOptimizer : IDisposable
 {
     private readonly OptimizerHelper optimizer;
     private readonly double[] factors; // of each parameter group's rate
+    private readonly Parameter[] learning;
 
     /// <summary>Over those of <paramref name="part"/>'s parameters that ask for gradients.</summary>
     /// <param name="factor">A parameter's share of the rate; null for 1.</param>
@@ -20,6 +21,7 @@ internal sealed class TrainingOptimizer : IDisposable
             .OrderByDescending(g => g.Key.Factor).ThenByDescending(g => g.Key.Decays)
             .Select(g => (g.Key.Factor, Decay: g.Key.Decays ? recipe.WeightDecay : 0, Parameters: g.ToList())).ToList();
         factors = [.. groups.Select(g => g.Factor)];
+        learning = [.. groups.SelectMany(g => g.Parameters)];
         optimizer = recipe.Optimizer switch
         {
             OptimizerKind.Adam => optim.Adam(groups.Select(g => new Adam.ParamGroup(g.Parameters, weight_decay: g.Decay)), rate),
@@ -41,7 +43,12 @@ internal sealed class TrainingOptimizer : IDisposable
         }
     }
 
-    public void Forget() => optimizer.zero_grad();
+    /// <summary>Gradients go rather than become zeros, which would be added to and would take memory meanwhile.</summary>
+    public void Forget()
+    {
+        foreach (var parameter in learning)
+            parameter.grad = null;
+    }
 
     public void Step() => optimizer.step();
 

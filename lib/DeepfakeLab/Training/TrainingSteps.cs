@@ -131,9 +131,18 @@ internal sealed class TrainingSteps : IDisposable
         if (!part.Last)
             return value;
         if (recipe.ClipNorm > 0)
-            nn.utils.clip_grad_norm_(model.parameters().Concat(Parts?.Layer.parameters() ?? []).Where(p => p.requires_grad), recipe.ClipNorm);
+            Clip(model.parameters().Concat(Parts?.Layer.parameters() ?? []).Where(p => p.requires_grad));
         optimizer.Step();
         return value;
+    }
+
+    /// <summary>As <c>clip_grad_norm_</c>, to the bit, however the gradients lie in memory.</summary>
+    private void Clip(IEnumerable<Parameter> parameters)
+    {
+        using var none = no_grad();
+        var gradients = parameters.Select(p => p.grad).OfType<Tensor>().ToList();
+        var share = (recipe.ClipNorm / (stack(gradients.Select(g => g.contiguous().norm())).norm() + 1e-6)).clamp_(max: 1);
+        gradients.ForEach(g => g.mul_(share));
     }
 
     /// <summary>Makes fakes of some real images of the batch, drawn for (seed, epoch, image). Returns their places in the batch.</summary>
