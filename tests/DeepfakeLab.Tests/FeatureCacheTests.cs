@@ -124,9 +124,18 @@ public sealed class FeatureCacheTests : IDisposable
         var expected = model.ForwardUntil(images, cut);
         using var prefix = new FrozenPrefix(model, cut);
         using var coarse = new FrozenPrefix(model, cut, ScalarType.BFloat16);
-        Assert.Equal(("ONNX Runtime, float32", "torch, bfloat16"), (prefix.Engine, coarse.Engine));
+        Assert.Equal(("ONNX Runtime, float32", FusedEngine.Missing is null ? "oneDNN, bfloat16" : "torch, bfloat16; oneDNN cannot be used: " + FusedEngine.Missing), (prefix.Engine, coarse.Engine));
         Assert.True(Error(prefix.Run(images)) < 1e-5, $"float32: {Error(prefix.Run(images))}");
         Assert.True(Error(coarse.Run(images)) < 0.03, $"bfloat16: {Error(coarse.Run(images))}");
+        if (FusedEngine.Missing is not null)
+            return;
+        using var folded = FrozenPrefix.Fold(model, cut);
+        folded.eval();
+        using var fused = new FusedEngine(folded, cut);
+        var (given, before) = (TensorLayout.ChannelsLast(images), images.clone());
+        foreach (var _ in (int[])[1, 2]) // the second time with weights that the first packed
+            Assert.True(Error(fused.Run(given)) < 1e-5, $"fused float32: {Error(fused.Run(given))}");
+        Assert.True(given.equal(before));
 
         double Error(Tensor actual) => ((actual - expected).norm() / expected.norm()).item<float>();
     }

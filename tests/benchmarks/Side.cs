@@ -103,6 +103,7 @@ internal static class Side
     private static Work Training(VisionModel model, int batch, int size)
     {
         model.train();
+        TensorLayout.Weights(model, channelsLast: true); // as the trainer does
         var images = TensorLayout.ChannelsLast(Images(batch, size));
         var labels = arange(batch).remainder(2);
         var optimizer = new TrainingOptimizer(new Recipe(), model, 1e-4);

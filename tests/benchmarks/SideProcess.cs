@@ -18,7 +18,7 @@ internal sealed class SideProcess : IDisposable
             ? new ProcessStartInfo(Environment.ProcessPath!, ["side", variant])
             : new ProcessStartInfo("/usr/bin/python3", [Path.Combine(AppContext.BaseDirectory, "torch_side.py"), $"{threads}"]);
         (start.RedirectStandardInput, start.RedirectStandardOutput) = (true, true);
-        foreach (var name in (string[])["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "OMP_WAIT_POLICY"])
+        foreach (var name in (string[])["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
             start.Environment.Remove(name);
         if (!Ours && variant is not ("eager" or "original"))
             start.Environment["GLIBC_TUNABLES"] = $"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={int.MaxValue}:glibc.malloc.top_pad={64 << 20}";

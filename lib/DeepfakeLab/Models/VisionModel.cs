@@ -201,6 +201,9 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     /// <summary>Whether the head takes the feature maps unpooled (<see cref="HeadRecipe.FlattenAt"/>).</summary>
     internal bool FlattensMaps => flattenAt != 0;
 
+    /// <summary>The last stage's maps as the feature vectors that enter the head.</summary>
+    internal Tensor Pooled(Tensor maps) => flattenAt == 0 ? Pool(maps) : maps.flatten(1);
+
     /// <summary>Feature maps [N, C, h, w] to feature vectors: average over the image, unless the family keeps more.</summary>
     private protected virtual Tensor Pool(Tensor maps) => maps.mean([2, 3]);
 
@@ -235,7 +238,7 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
             foreach (var layer in i < stages.Count ? stages[i].Layers : head)
                 h = Next(h, layer.call(h));
             if (i == stages.Count - 1)
-                h = Next(h, flattenAt == 0 ? Pool(h) : h.flatten(1));
+                h = Next(h, Pooled(h));
         }
         return h.MoveToOuterDisposeScope();
     }

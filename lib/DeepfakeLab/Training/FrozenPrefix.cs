@@ -10,12 +10,13 @@ namespace DeepfakeLab;
 /// The layers of a model before a stage as they run fastest when they are frozen: each batch norm folded into the convolution before it,
 /// without gradients, in bfloat16 where that is asked for. A copy: the model may change afterwards.
 /// </summary>
-/// <remarks>float32 on the CPU is run by ONNX Runtime where it loads, all else by torch with the channels last in memory.</remarks>
+/// <remarks>On the CPU ONNX Runtime runs float32 and <see cref="FusedEngine"/> bfloat16, where they load; all else torch with the channels last in memory.</remarks>
 internal sealed class FrozenPrefix : IDisposable
 {
     private readonly VisionModel layers;
     private readonly string cut;
     private readonly ScalarType precision;
+    private readonly FusedEngine? fused;
     private OnnxEngine? engine; // made for the first images' size, and anew for another
     private (int Height, int Width) size;
 
@@ -29,9 +30,12 @@ internal sealed class FrozenPrefix : IDisposable
         layers.eval();
         layers.to(precision);
         var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
-        var able = precision == ScalarType.Float32 && model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
-        IsOnnx = able && OnnxEngine.Missing is null;
-        Engine = IsOnnx ? $"ONNX Runtime, {type}" : able ? $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}" : $"torch, {type}";
+        var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
+        IsOnnx = able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
+        if (able && precision == ScalarType.BFloat16 && FusedEngine.Missing is null)
+            fused = new FusedEngine(layers, cut);
+        Engine = IsOnnx ? $"ONNX Runtime, {type}" : fused is not null ? $"oneDNN, {type}" : !able ? $"torch, {type}"
+            : precision == ScalarType.Float32 ? $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}" : $"torch, {type}; oneDNN cannot be used: {FusedEngine.Missing}";
     }
 
     /// <summary>Whether ONNX Runtime computes.</summary>
@@ -58,12 +62,14 @@ internal sealed class FrozenPrefix : IDisposable
             }
             return engine.Run(images).MoveToOuterDisposeScope();
         }
-        return layers.ForwardUntil(TensorLayout.ChannelsLast(images.to(precision)), cut).to(ScalarType.Float32).MoveToOuterDisposeScope();
+        var input = TensorLayout.ChannelsLast(images.to(precision));
+        return (fused?.Run(input) ?? layers.ForwardUntil(input, cut)).to(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     public void Dispose()
     {
         engine?.Dispose();
+        fused?.Dispose();
         layers.Dispose();
     }
 
@@ -80,7 +86,7 @@ internal sealed class FrozenPrefix : IDisposable
     }
 
     /// <summary>The same network without batch norms: y = scale * (conv(x) - mean) + shift is a convolution with other weights and a bias.</summary>
-    private static VisionModel Fold(VisionModel model, string cut)
+    internal static VisionModel Fold(VisionModel model, string cut)
     {
         // where each layer is a stage, a cut may part a convolution from its batch norm, which then stays where it is
         var before = model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers).SelectMany(Initialisation.Modules).ToHashSet<nn.Module>(ReferenceEqualityComparer.Instance);
