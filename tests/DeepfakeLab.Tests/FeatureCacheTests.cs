@@ -135,7 +135,7 @@ public sealed class FeatureCacheTests : IDisposable
         var (given, before) = (TensorLayout.ChannelsLast(images), images.clone());
         foreach (var _ in (int[])[1, 2]) // the second time with weights that the first packed
             Assert.True(Error(fused.Run(given)) < 1e-5, $"fused float32: {Error(fused.Run(given))}");
-        Assert.True(given.equal(before));
+        Assert.True(given.eq(before).all().item<bool>());
 
         double Error(Tensor actual) => ((actual - expected).norm() / expected.norm()).item<float>();
     }
