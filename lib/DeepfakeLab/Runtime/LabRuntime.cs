@@ -31,7 +31,7 @@ public static class LabRuntime
 
     /// <summary>
     /// <c>DEEPFAKELAB_QUICK=1</c>: everything runs, nothing is learned. The painted sample has every eighth of its images, and trainings are
-    /// cut to 2 epochs of the head and 1 of fine-tuning. For checks that a notebook still runs; <see cref="FaceDataset.ToString"/> says it.
+    /// cut to a third of theirs, 2 epochs of the head and 1 of fine-tuning. For checks that a notebook still runs; <see cref="FaceDataset.ToString"/> says it.
     /// </summary>
     public static bool Quick => Environment.GetEnvironmentVariable("DEEPFAKELAB_QUICK") is "1" or "true";
 

@@ -70,7 +70,10 @@ public static class Trainer
         LabRuntime.Start();
         recipe.Check();
         if (LabRuntime.Quick)
+        {
+            split = split with { Train = split.Train.Count < 48 ? split.Train : [.. split.Train.Where((_, i) => i % 3 == 0)] };
             recipe = recipe with { HeadEpochs = Math.Min(recipe.HeadEpochs, 2), Epochs = Math.Min(recipe.Epochs, 1), UnfreezeStages = 1, FeatureCopies = Math.Min(recipe.FeatureCopies, 1) };
+        }
         if (split.Train.Count < 4 || split.Validation.Count < 2)
             throw new TrainingException("Too few images to train on", $"{split.Train.Count} training, {split.Validation.Count} validation images",
                 "Give a folder with at least a dozen images of each class");

@@ -60,7 +60,7 @@ internal sealed class TrainingLoop(
             TrainHead();
             var frozen = Freeze(recipe.Cut);
             using var optimizer = new TrainingOptimizer(recipe, model, from, RateFactors(), steps.Parts?.Layer);
-            var size = Math.Min(recipe.BatchSize, split.Train.Count);
+            var size = Math.Min(LabRuntime.Quick ? 4 : recipe.BatchSize, split.Train.Count);
             var points = new List<(double Rate, double Loss)>();
             var progress = LabProgress.Begin("learning-rate range test", count, "batches");
             SetModes(frozen);

@@ -3,7 +3,7 @@ using DeepfakeLab.Notebooks;
 namespace DeepfakeLab.Tests;
 
 /// <summary>The notebooks in .NET Interactive, which they were written for before it was archived: its last release still installs and runs on .NET 10.</summary>
-[Collection(nameof(KernelProcesses))]
+[Collection(nameof(InteractiveTests))]
 public class InteractiveTests(InstalledKernel kernel)
 {
     private const string Version = "1.0.712001";
@@ -20,13 +20,11 @@ public class InteractiveTests(InstalledKernel kernel)
             TestSupport.Skip($"needs .NET Interactive (dotnet tool install Microsoft.dotnet-interactive --version {Version} --tool-path artifacts/dotnet-interactive)");
         kernel.Need(["nbconvert"], "jupyter-nbconvert");
         using var folder = TestSupport.Folder();
-        var environment = new Dictionary<string, string>
+        var environment = new Dictionary<string, string>(kernel.Quick("interactive"))
         {
             ["JUPYTER_PATH"] = folder["jupyter"],
             ["DOTNET_ROLL_FORWARD"] = "Major", // it was made for .NET 9
             ["DOTNET_INTERACTIVE_CLI_TELEMETRY_OPTOUT"] = "1",
-            ["DEEPFAKELAB_QUICK"] = "1",
-            ["DEEPFAKELAB_OFFLINE"] = "1",
         };
         var (code, output, error) = TestSupport.Run(Tool, ["jupyter", "install", "--path", Directory.CreateDirectory(folder["jupyter/kernels"]).FullName], environment);
         Assert.True(code == 0, output + error);

@@ -5,7 +5,7 @@ using DeepfakeLab.Notebooks;
 namespace DeepfakeLab.Tests;
 
 /// <summary>Jupyter's own notebook page in headless Chromium: what a person sees and clicks. Screenshots go to artifacts/screenshots.</summary>
-[Collection(nameof(KernelProcesses))]
+[Collection(nameof(JupyterPageTests))]
 public class JupyterPageTests(InstalledKernel kernel)
 {
     [Fact]
@@ -73,11 +73,7 @@ public class JupyterPageTests(InstalledKernel kernel)
         ];
         using var folder = TestSupport.Folder();
         var library = Path.GetRelativePath(folder.Path, kernel.Library).Replace('\\', '/');
-        using var server = new JupyterServer(folder, new Dictionary<string, string>(kernel.Environment)
-        {
-            ["DEEPFAKELAB_QUICK"] = "1",
-            ["DEEPFAKELAB_OFFLINE"] = "1",
-        });
+        using var server = new JupyterServer(folder, kernel.Quick("page"));
         using var browser = new Browser(local: true);
         foreach (var file in files)
         {

@@ -3,7 +3,7 @@ using System.Text.Json.Nodes;
 namespace DeepfakeLab.Tests;
 
 /// <summary>The kernel as Debian's Jupyter sees it: its own programs and clients drive it, over real sockets.</summary>
-[Collection(nameof(KernelProcesses))]
+[Collection(nameof(JupyterTests))]
 public class JupyterTests(InstalledKernel kernel)
 {
     [Fact]
@@ -25,9 +25,8 @@ public class JupyterTests(InstalledKernel kernel)
     [Fact]
     public void A_kernel_can_be_restarted_again_and_again() => TestContext.Current.SendDiagnosticMessage(
         kernel.Python(["jupyter_client"], "python3-jupyter-client", "restarts.py", Environment.GetEnvironmentVariable("DEEPFAKELAB_RESTARTS")
-            ?? (Environment.GetEnvironmentVariable("CI") == "true" ? "60" : "10")).Output);
+            ?? (Environment.GetEnvironmentVariable("CI") == "true" ? "40" : "10")).Output);
 
-    /// <summary>nbconvert's executor is nbclient's client: every notebook that runs in it (<see cref="NotebookContentTests"/>) runs in both.</summary>
     [Fact]
     public void Nbconvert_executes_a_notebook()
     {
@@ -116,27 +115,36 @@ public class JupyterTests(InstalledKernel kernel)
     }
 }
 
-/// <summary>Tests whose work is done in processes of their own: they run beside all others, which share torch's random generator and run one by one.</summary>
-[CollectionDefinition(nameof(KernelProcesses))]
-public class KernelProcesses : ICollectionFixture<InstalledKernel>;
-
-/// <summary>A kernel installed under a temporary prefix, and the Python programs that drive it.</summary>
+/// <summary>A kernel installed under a temporary prefix when it is first asked for, and the Python programs that drive it.</summary>
 public sealed class InstalledKernel : IDisposable
 {
     public const string Interpreter = "/usr/bin/python3"; // Debian's own, for which its Jupyter is installed
-    private readonly TemporaryFolder folder = new();
-
-    public InstalledKernel()
+    private readonly Lazy<TemporaryFolder> folder = new(() =>
     {
-        Library = folder["lib"];
-        var (code, _, error) = Cli("kernel", "install", "--prefix", folder.Path, "--lib", Library);
+        var made = TestSupport.Folder();
+        var (code, _, error) = Cli("kernel", "install", "--prefix", made.Path, "--lib", made["lib"]);
         Assert.True(code == 0, error);
-        Environment = new Dictionary<string, string> { ["JUPYTER_PATH"] = Path.Combine(folder.Path, "share", "jupyter"), ["DEEPFAKELAB_THREADS"] = "1" };
+        return made;
+    });
+
+    public string Library => folder.Value["lib"];
+
+    public IDictionary<string, string> Environment => new Dictionary<string, string> { ["JUPYTER_PATH"] = Path.Combine(folder.Value.Path, "share", "jupyter") };
+
+    /// <summary>For a notebook that is only to run: few images, one epoch, no network. Notebooks save under the temporary folder, so each line of tests has its own.</summary>
+    public Dictionary<string, string> Quick(string line)
+    {
+        var temporary = Directory.CreateDirectory(Path.Combine(folder.Value.Path, line, "tmp")).FullName;
+        return new(Environment) { ["DEEPFAKELAB_QUICK"] = "1", ["DEEPFAKELAB_OFFLINE"] = "1", ["TMPDIR"] = temporary, ["TMP"] = temporary };
     }
 
-    public string Library { get; }
-
-    public IDictionary<string, string> Environment { get; }
+    /// <summary>A committed notebook in a folder of this line of tests, where the library that it names is the one just built.</summary>
+    public string Copy(string notebook, string line)
+    {
+        var copy = Path.Combine(Directory.CreateDirectory(Path.Combine(folder.Value.Path, line)).FullName, Path.GetFileName(notebook));
+        File.WriteAllText(copy, File.ReadAllText(notebook).Replace("../../artifacts/lib", "../lib", StringComparison.Ordinal).Replace("../artifacts/lib", "../lib", StringComparison.Ordinal));
+        return copy;
+    }
 
     public static (int Code, string Output, string Error) Cli(params string[] arguments) =>
         TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"), .. arguments]);
@@ -163,5 +171,9 @@ public sealed class InstalledKernel : IDisposable
         File.WriteAllText(file, text.Replace("../artifacts/lib", Path.GetRelativePath(Path.GetDirectoryName(file)!, Library).Replace('\\', '/'), StringComparison.Ordinal));
     }
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose()
+    {
+        if (folder.IsValueCreated)
+            folder.Value.Dispose();
+    }
 }

@@ -6,7 +6,7 @@ using DeepfakeLab.Notebooks;
 namespace DeepfakeLab.Tests;
 
 /// <summary>The committed notebooks: complete, with pictures, the same code in every language, and running.</summary>
-[Collection(nameof(KernelProcesses))]
+[Collection(nameof(NotebookContentTests))]
 public partial class NotebookContentTests(InstalledKernel kernel)
 {
     private static readonly Study[] studies = [Study.EfficientNet, Study.MnaNet, Study.MobileNet, Study.ResNet, Study.ResNext, Study.Vgg16];
@@ -199,32 +199,8 @@ public partial class NotebookContentTests(InstalledKernel kernel)
     {
         if (Environment.GetEnvironmentVariable("CI") != "true" && name != "mobilenet.ipynb")
             Assert.Skip("run in CI; here notebook check does it with DEEPFAKELAB_QUICK=1");
-        var (code, output, error) = TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"), "notebook", "check", Copy(name)], Quick);
+        var (code, output, error) = TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"), "notebook", "check", kernel.Copy(Path.Combine(Folder, name), "check")], kernel.Quick("check"));
         Assert.True(code == 0, output + error);
-    }
-
-    [Theory]
-    [MemberData(nameof(English))]
-    public void It_runs_under_nbconvert(string name)
-    {
-        if (Environment.GetEnvironmentVariable("CI") != "true")
-            Assert.Skip("run in CI");
-        kernel.Need(["nbconvert"], "jupyter-nbconvert");
-        using var folder = TestSupport.Folder();
-        var (code, _, error) = TestSupport.Run(InstalledKernel.Interpreter,
-            ["-m", "nbconvert", "--to", "notebook", "--execute", "--ExecutePreprocessor.timeout=600", Copy(name), "--output-dir", folder.Path], Quick);
-        Assert.True(code == 0, error);
-    }
-
-    private Dictionary<string, string> Quick => new(kernel.Environment) { ["DEEPFAKELAB_QUICK"] = "1", ["DEEPFAKELAB_OFFLINE"] = "1" };
-
-    /// <summary>The notebook in a folder of its own, where the library that it names is the one just built.</summary>
-    private string Copy(string name)
-    {
-        var copy = Path.Combine(Path.GetDirectoryName(kernel.Library)!, "notebooks", Path.GetFileName(name));
-        Directory.CreateDirectory(Path.GetDirectoryName(copy)!);
-        File.WriteAllText(copy, File.ReadAllText(Path.Combine(Folder, name)).Replace("../../artifacts/lib", "../lib", StringComparison.Ordinal).Replace("../artifacts/lib", "../lib", StringComparison.Ordinal));
-        return copy;
     }
 
     [GeneratedRegex(@"!\[[^\]]*\]\(([^)\s]+)\)")]
