@@ -51,6 +51,16 @@ public class ModelTests
         Assert.Equal([2L, 2], logits.shape);
     }
 
+    /// <summary>torchvision's EfficientNet and MNASNet draw by the number of outputs: two of them got weights near 1 and a first loss of 4.</summary>
+    [Theory, InlineData("efficientnet_b0"), InlineData("mnasnet0_5"), InlineData("mobilenet_v2"), InlineData("mobilenet_v3_small"), InlineData("resnet18")]
+    public void A_new_head_for_two_classes_begins_near_guessing(string name)
+    {
+        LabRuntime.Seed(4);
+        using var model = Models.Create(name).WithHead(2);
+        using var state = StateDict.Of(model);
+        Assert.InRange(state[state.Keys.Last(k => k.EndsWith(".weight", StringComparison.Ordinal))].abs().max().item<float>(), 1e-4f, 0.06f);
+    }
+
     [Theory, InlineData(128)]
     public void The_heads_of_the_original_study_fit_their_backbones(int size)
     {

@@ -110,6 +110,8 @@ public sealed class EfficientNet : VisionModel
 
     internal override HeadRecipe DefaultHead => HeadRecipe.Linear(dropout);
 
+    internal override bool DrawsByOutputs => true;
+
     internal override void InitialiseLinear(Linear layer)
     {
         var range = 1 / Math.Sqrt(layer.weight.shape[0]);

@@ -46,6 +46,8 @@ public sealed class MnasNet : VisionModel
 
     internal override HeadRecipe DefaultHead => HeadRecipe.Linear(dropout: 0.2);
 
+    internal override bool DrawsByOutputs => true;
+
     internal override void InitialiseLinear(Linear layer)
     {
         nn.init.kaiming_uniform_(layer.weight, mode: nn.init.FanInOut.FanOut, nonlinearity: nn.init.NonlinearityType.Sigmoid);

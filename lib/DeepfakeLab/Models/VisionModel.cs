@@ -165,7 +165,7 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
         FeatureCount = flattenAt == 0 ? pooledFeatures : FlattenedFeatures(flattenAt);
         var first = head[0].parameters().First();
         var layers = recipe.Build(FeatureCount, classes);
-        if (recipe == DefaultHead)
+        if (recipe == DefaultHead && !DrawsByOutputs)
             Initialisation.Apply(layers, InitialiseLinear); // the study's heads keep PyTorch's own
         layers.to(first.dtype).to(first.device);
         layers.train(training);
@@ -189,6 +189,12 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
 
     /// <summary>Draws a linear layer's weights as torchvision's constructor does.</summary>
     internal abstract void InitialiseLinear(Linear layer);
+
+    /// <summary>
+    /// Whether <see cref="InitialiseLinear"/> draws the wider the fewer outputs there are. That suits a thousand; for two classes it makes
+    /// weights near 1, a first loss of 4 where guessing has 0.7, and a backbone that is torn down by it: new heads are PyTorch's own then.
+    /// </summary>
+    internal virtual bool DrawsByOutputs => false;
 
     /// <summary>What torchvision's constructor does after that.</summary>
     internal virtual void InitialiseRest()
