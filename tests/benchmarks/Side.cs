@@ -15,7 +15,8 @@ internal static class Side
     public const long ExperimentSeed = 1;
 
     /// <summary>What one run does, how many images it takes, and what it has to say for itself.</summary>
-    private sealed record Work(Action Run, int Images, JsonObject Says)
+    /// <param name="Again">Whether it is short enough to be run more than once.</param>
+    private sealed record Work(Action Run, int Images, JsonObject Says, bool Again = true)
     {
         public Work(Action run, int images) : this(run, images, [])
         {
@@ -33,16 +34,18 @@ internal static class Side
             if ((string?)job["do"] == "prepare")
             {
                 work = Prepare(variant, job);
-                if ((string?)job["what"] != "experiment")
+                if (work.Again)
                     WarmUp(work.Run);
                 answer = work.Says;
             }
             else
             {
+                if (work!.Again)
+                    work.Run(); // not timed: the other sides have had the caches since
                 var (times, clock) = (0, Stopwatch.StartNew());
                 for (; times == 0 || clock.Elapsed.TotalSeconds < 1; times++)
-                    work!.Run();
-                answer = new JsonObject(work!.Says.Select(e => KeyValuePair.Create(e.Key, e.Value?.DeepClone())))
+                    work.Run();
+                answer = new JsonObject(work.Says.Select(e => KeyValuePair.Create(e.Key, e.Value?.DeepClone())))
                 {
                     ["rate"] = work.Images * times / clock.Elapsed.TotalSeconds,
                     ["seconds"] = clock.Elapsed.TotalSeconds / times,
@@ -171,7 +174,7 @@ internal static class Side
             var run = Trainer.Fit(model, split, recipe, new FitOptions { Seed = ExperimentSeed, Preprocessing = Preprocessing.Square(size) });
             says["losses"] = Values(run.History.Select(e => e.TrainLoss));
             says["held"] = Values(run.History.Select(e => e.ValidationLoss));
-        }, train * recipe.Epochs, says);
+        }, train * recipe.Epochs, says, Again: false);
     }
 
     private static JsonArray Values(IEnumerable<double> values) => [.. values.Select(v => (JsonNode)v)];

@@ -228,7 +228,8 @@ for line in sys.stdin:
         x = torch.zeros(job["batch"], 3, job["size"], job["size"]).uniform_(-2, 2)
         what = "original" if job["variant"] == "original" else job["what"]
         work = globals()["prepare_" + what](job, x)
-        if job["what"] != "experiment":
+        again = job["what"] != "experiment"
+        if again:
             began, times = time.perf_counter(), 0
             while times < 3 and (times == 0 or time.perf_counter() - began < 2):
                 work[0]()
@@ -236,6 +237,8 @@ for line in sys.stdin:
         print(json.dumps(work[2]), flush=True)
     else:
         run, images, says = work
+        if again:
+            run()  # not timed: the other sides have had the caches since
         began, times = time.perf_counter(), 0
         while times == 0 or time.perf_counter() - began < 1:
             run()
