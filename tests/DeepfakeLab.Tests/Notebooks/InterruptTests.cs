@@ -41,7 +41,7 @@ public class InterruptTests
     [Theory]
     [InlineData("Trainer.Fit(model, split, Recipe.Full() with { HeadEpochs = 0, Epochs = 10_000, BatchSize = 8, Patience = 0 }, small);", 2500)]
     [InlineData("Trainer.Fit(model, split, Recipe.FineTune(model.Stages[^2]) with { FeatureCopies = 100 }, new FitOptions { Seed = Environment.TickCount64, Preprocessing = Preprocessing.Square(160) });", 2500)]
-    [InlineData("Predictor.Probabilities(model, Enumerable.Repeat(split.Train, 100).SelectMany(i => i).ToList(), Preprocessing.Square(96), true);", 2500)]
+    [InlineData("Predictor.Probabilities(model, Enumerable.Repeat(split.Train, 100).SelectMany(i => i).ToList(), Preprocessing.Square(64), true);", 2500)]
     [InlineData("FaceDataset.WriteSample(folder + \"/painted\");", 1000)]
     public async Task The_librarys_loops_stop_and_the_state_survives(string code, int after)
     {
