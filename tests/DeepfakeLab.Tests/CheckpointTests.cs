@@ -50,14 +50,15 @@ public sealed class CheckpointTests(CheckpointTests.Written written) : IClassFix
         Assert.All(state, t => Equal(t.Value, back[t.Key]));
     }
 
-    [Fact]
-    public void A_models_own_state_dict_goes_to_torchvision_and_back()
+    [Theory, InlineData("mobilenet_v2"), InlineData("mnasnet0_75"), InlineData("resnet18"), InlineData("efficientnet_b0"), InlineData("vgg11_bn"), InlineData("mobilenet_v3_small")]
+    public void A_models_own_state_dict_goes_to_torchvision_and_back(string name)
     {
         using var folder = TestSupport.Folder();
-        using var model = Models.MobileNetV2();
+        using var model = Models.Create(name);
         using var state = StateDict.Of(model);
         Checkpoint.Write(folder["m.pth"], state);
-        using var again = Models.MobileNetV2(Weights.File(folder["m.pth"]));
+        TestSupport.Python(["torch", "torchvision"], "checkpoints.py", "load", folder["m.pth"], name);
+        using var again = Models.Create(name, Weights.File(folder["m.pth"]));
         using var copy = StateDict.Of(again);
         Assert.All(state, t => Equal(t.Value, copy[t.Key]));
         Assert.Throws<CheckpointException>(() => Checkpoint.Write(folder["m.bin"], state));

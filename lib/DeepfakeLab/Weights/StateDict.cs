@@ -17,6 +17,9 @@ public sealed class StateDict : IReadOnlyDictionary<string, Tensor>, IDisposable
     /// <param name="source">The file it was read from or the model it was taken of, for messages.</param>
     internal StateDict(string source) => Source = source;
 
+    /// <summary>The version that PyTorch gives the state of each module, by the module's name; of a model's own state only. torchvision's MNASNet loads none without.</summary>
+    internal OrderedDictionary<string, int> Versions { get; } = [];
+
     /// <summary>The file it was read from, or the name of the model it was taken of.</summary>
     public string Source { get; }
 
@@ -33,6 +36,7 @@ public sealed class StateDict : IReadOnlyDictionary<string, Tensor>, IDisposable
         void Collect(nn.Module module, string prefix)
         {
             using var frozen = no_grad();
+            state.Versions[prefix.TrimEnd('.')] = module is TorchSharp.Modules.BatchNorm or MnasNet ? 2 : 1; // the others' states never changed
             foreach (var (name, parameter) in module.named_parameters(recurse: false))
                 state.Add(prefix + name, parameter.detach().DetachFromDisposeScope());
             foreach (var (name, buffer) in module.named_buffers(recurse: false))

@@ -60,7 +60,7 @@ internal static class TorchZip
         Entry("version", entry => entry.Write("3\n"u8));
     });
 
-    /// <summary>What <c>pickle.dumps(OrderedDict(...), protocol=2)</c> gives, without memo: each tensor with a storage of its own.</summary>
+    /// <summary>What <c>pickle.dumps(OrderedDict(...), protocol=2)</c> gives, without memo: each tensor with a storage of its own, and the modules' versions as an attribute.</summary>
     private static byte[] Pickle(StateDict state)
     {
         using var bytes = new MemoryStream();
@@ -82,7 +82,23 @@ internal static class TorchZip
                 Numbers(Strides(tensor.shape));
                 Op("\u0089ccollections\nOrderedDict\n)RtR");
             }
-            Op("u.");
+            Op("u");
+            if (state.Versions.Count > 0)
+            {
+                Op("}");
+                Text("_metadata");
+                Op("ccollections\nOrderedDict\n)R(");
+                foreach (var (module, version) in state.Versions)
+                {
+                    Text(module);
+                    Op("}");
+                    Text("version");
+                    Number(version);
+                    Op("s");
+                }
+                Op("usb");
+            }
+            Op(".");
 
             void Op(string latin1) => writer.Write(Encoding.Latin1.GetBytes(latin1));
 

@@ -2,6 +2,7 @@
 
 usage: checkpoints.py write FOLDER           every format, each with the same tensors, and reference.safetensors
        checkpoints.py compare FILE REFERENCE  fails unless both hold equal tensors; FILE .pth is read with weights_only
+       checkpoints.py load FILE MODEL         fails unless torchvision's model takes all of the file, whose modules have the versions that it would write
 """
 import io
 import json
@@ -112,4 +113,13 @@ def compare(file, reference):
         assert theirs[key].dtype == tensor.dtype and torch.equal(theirs[key], tensor), key
 
 
-write(sys.argv[2]) if sys.argv[1] == "write" else compare(sys.argv[2], sys.argv[3])
+def load(file, name):
+    import torchvision
+    state, model = torch.load(file, weights_only=True), getattr(torchvision.models, name)()
+    model.load_state_dict(state)
+    versions, own = state._metadata, model.state_dict()._metadata
+    assert all(key.rpartition(".")[0] in versions for key in state)
+    assert all(own[module] == version for module, version in versions.items()), (versions, own)  # torchvision has some modules more, without weights
+
+
+{"write": write, "compare": compare, "load": load}[sys.argv[1]](*sys.argv[2:])
