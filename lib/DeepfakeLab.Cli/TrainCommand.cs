@@ -20,6 +20,7 @@ internal static class TrainCommand
         var epochs = CommonOptions.Count("--epochs", "Epochs of fine-tuning; 0 trains the head alone", new Recipe().Epochs, 0, 10_000);
         var from = From();
         var batch = CommonOptions.Count("--batch", "Images a step", new Recipe().BatchSize, 2, 4096);
+        var mixed = new Option<bool>("--mixed-precision") { Description = "Layers that learn compute in bfloat16, for GPUs; weights, steps and scores stay in float32" };
         var seed = new Option<long>("--seed") { Description = "One seed for split, order, augmentation and first weights", DefaultValueFactory = _ => 42 };
         var folds = CommonOptions.Count("--folds", "Cross-validate: so many trainings, each tested on a fold that the others learn from; 0 for one fixed split", 0, 0, 100);
         var seeds = new Option<long[]>("--seeds") { Description = "Train once with each of these seeds, and print means with intervals", AllowMultipleArgumentsPerToken = true };
@@ -40,7 +41,7 @@ internal static class TrainCommand
               deepfakelab train --data faces --recipe resnet-published --out artifacts/resnet-as-published
             """)
         {
-            recipe, model, data, weights, size, epochs, from, batch, seed, folds, seeds, findRate, curve, output, resume, strict,
+            recipe, model, data, weights, size, epochs, from, batch, mixed, seed, folds, seeds, findRate, curve, output, resume, strict,
         };
         command.SetAction((parsed, cancellation) =>
         {
@@ -50,6 +51,8 @@ internal static class TrainCommand
                 chosen = study is null && count == 0 ? Recipe.HeadOnly() : chosen with { Epochs = count };
             if (Given(parsed, batch) is { } images)
                 chosen = chosen with { BatchSize = images };
+            if (parsed.GetValue(mixed))
+                chosen = chosen with { TrainingPrecision = Precision.BFloat16 };
             var settings = new Settings(
                 parsed.GetResult(model) is { Implicit: false } || study is null ? parsed.GetValue(model)! : study.Model, parsed.GetValue(data)?.FullName,
                 DeepfakeLab.Weights.Parse(parsed.GetValue(weights)!), Given(parsed, size) ?? study?.Size ?? parsed.GetValue(size), chosen, study,

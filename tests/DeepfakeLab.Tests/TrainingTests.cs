@@ -48,6 +48,46 @@ public sealed class TrainingTests : IDisposable
         }
     }
 
+    /// <summary>Steps of 1e-6 on weights near 0.1, where bfloat16's neighbours are 5e-4 apart: only float32 weights keep them.</summary>
+    [Fact]
+    public void Mixed_precision_keeps_steps_that_bfloat16_cannot_hold_and_goes_the_way_of_float32()
+    {
+        var recipe = small with { HeadEpochs = 0, AdaptStatistics = false, Epochs = 1, Schedule = RateSchedule.Constant, LearningRate = 1e-6, WeightDecay = 0, AverageDecay = 0 };
+        LabRuntime.Seed(1);
+        using var before = Models.MobileNetV2().WithHead(2);
+        var (full, mixed) = (Fit(recipe), Fit(recipe with { TrainingPrecision = Precision.BFloat16 }));
+        using var fullModel = full.Model;
+        using var mixedModel = mixed.Model;
+        Assert.NotEqual(full.Best.TrainLoss, mixed.Best.TrainLoss); // it did compute otherwise
+        Assert.Equal(full.Best.TrainLoss, mixed.Best.TrainLoss, 0.02);
+        Tensor Moved(VisionModel model) => cat([.. model.parameters().Zip(before.parameters(), (now, then) => (now - then).flatten())]);
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        var (a, b) = (Moved(fullModel), Moved(mixedModel));
+        Assert.True(b.ne(0).to(ScalarType.Float32).mean().item<float>() > 0.9);
+        Assert.InRange((a.sign() * b.sign()).mean().item<float>(), 0.1, 0.999); // of noise it would be below 0.001
+        var (fullState, mixedState) = (StateDict.Of(fullModel), StateDict.Of(mixedModel));
+        foreach (var key in (string[])["features.0.1.running_mean", "features.0.1.running_var", "features.18.1.running_var"]) // behind many layers of a random network the paths part
+            Assert.InRange(((fullState[key] - mixedState[key]).norm() / fullState[key].norm()).item<float>(), 1e-6, key.StartsWith("features.0", StringComparison.Ordinal) ? 0.01 : 0.2);
+        Assert.All(mixedModel.parameters(), p => Assert.Equal(ScalarType.Float32, p.dtype));
+    }
+
+    [Theory]
+    [InlineData(null, 0), InlineData("features.17", 0), InlineData("features.17", 1)]
+    public void Mixed_precision_resumes_to_the_bit_from_any_cut(string? cut, int copies)
+    {
+        var recipe = small with { TrainingPrecision = Precision.BFloat16, Cut = cut, FeatureCopies = copies, MadeFakes = 0, Accumulate = 2, Epochs = 2 };
+        using var whole = Fit(recipe).Model;
+        var file = folder["state.safetensors"];
+        Assert.ThrowsAny<OperationCanceledException>(() => Fit(recipe, file: file, onEpoch: e =>
+        {
+            if (e is { Phase: "fine-tune", Epoch: 2 })
+                throw new OperationCanceledException();
+        }));
+        using var resumed = Fit(recipe, file: file, resume: true).Model;
+        AssertSameWeights(whole, resumed);
+    }
+
     [Fact]
     public void A_checkpoint_of_other_settings_is_refused()
     {
@@ -100,11 +140,12 @@ public sealed class TrainingTests : IDisposable
         Assert.Equal(run.History.Max(e => e.ValidationAuc), run.Best.ValidationAuc);
     }
 
-    [Fact]
-    public void Memory_stays_flat_over_fifty_epochs()
+    [Theory]
+    [InlineData(Precision.Float32, 50), InlineData(Precision.BFloat16, 15)]
+    public void Memory_stays_flat_over_many_epochs(Precision precision, int epochs)
     {
         var resident = new List<long>();
-        using var model = Fit(small with { Epochs = 50, BatchSize = 16, AverageDecay = 0.9 }, file: folder["state.safetensors"], onEpoch: e =>
+        using var model = Fit(small with { Epochs = epochs, BatchSize = 16, AverageDecay = 0.9, TrainingPrecision = precision }, file: folder["state.safetensors"], onEpoch: e =>
         {
             if (e.Phase == "fine-tune")
                 resident.Add(TensorCount());

@@ -73,7 +73,7 @@ internal static class Side
             "training" => Training(Load(job), batch, size),
             "decode" => Decoding(Files(job), size),
             "predict" => Predict(job, size),
-            var what => what == "experiment" ? Experiment(job, size, variant == "here-bfloat16" ? FeaturePrecision.BFloat16 : FeaturePrecision.Float32) : throw new InvalidOperationException(what),
+            var what => what == "experiment" ? Experiment(job, size, variant == "here-bfloat16" ? Precision.BFloat16 : Precision.Float32) : throw new InvalidOperationException(what),
         };
     }
 
@@ -157,7 +157,7 @@ internal static class Side
         ScoreInTrainingMode = false,
     };
 
-    private static Work Experiment(JsonNode job, int size, FeaturePrecision precision)
+    private static Work Experiment(JsonNode job, int size, Precision precision)
     {
         var images = Files(job).Select((file, i) => new FaceImage(Path.GetFileName(file), file, i % 2, null, FaceParts.None, i)).ToList();
         var train = (int)job["train"]!;

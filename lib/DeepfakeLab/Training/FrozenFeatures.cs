@@ -24,7 +24,7 @@ internal sealed class FrozenFeatures : IDisposable
     {
         (this.model, this.recipe, this.seed, trainImages) = (model, recipe, seed, training.Images.Count);
         cache ??= FeatureCache.Default;
-        using var prefix = new FrozenPrefix(model, recipe.Cut!, recipe.FeaturePrecision == FeaturePrecision.BFloat16 ? ScalarType.BFloat16 : ScalarType.Float32);
+        using var prefix = new FrozenPrefix(model, recipe.Cut!, recipe.FeaturePrecision == Precision.BFloat16 ? ScalarType.BFloat16 : ScalarType.Float32);
         var key = string.Join('\n', "3", recipe.FeaturePrecision, model.Name, prefix.WeightsHash, recipe.Cut, JsonSerializer.Serialize(preprocessing));
         train = cache.Get($"{key}\n{Content(training)}\n{recipe.Augmentation} {seed} {recipe.FeatureCopies}", recipe.FeatureCopies * trainImages, Compute(
             "features of varied training images", recipe.FeatureCopies * trainImages, training, (pixels, rows) => recipe.Augmentation.Apply(
@@ -41,7 +41,7 @@ internal sealed class FrozenFeatures : IDisposable
             {
                 cancellation.ThrowIfCancellationRequested();
                 var batch = Enumerable.Range(at, Math.Min(BatchSize, rows - at)).ToArray();
-                var pixels = images.Batch([.. batch.Select(row => row % images.Images.Count)], cancellation).to(LabRuntime.Device);
+                var pixels = images.Batch([.. batch.Select(row => row % images.Images.Count)], cancellation);
                 if (at + batch.Length < rows)
                     images.Prepare([.. Enumerable.Range(at + batch.Length, Math.Min(BatchSize, rows - at - batch.Length)).Select(row => row % images.Images.Count)], cancellation);
                 var result = prefix.Run(preprocessing.Normalize(vary(pixels, batch)));

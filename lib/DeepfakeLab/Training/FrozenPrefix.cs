@@ -73,7 +73,8 @@ internal sealed class FrozenPrefix : IDisposable
         layers.Dispose();
     }
 
-    private static VisionModel Copy(VisionModel model)
+    /// <summary>Another model with the same layers and weights.</summary>
+    internal static VisionModel Copy(VisionModel model)
     {
         using var none = no_grad();
         var copy = Models.Construct(model.Name, model.Classes, model.Options);

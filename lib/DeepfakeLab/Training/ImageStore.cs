@@ -1,15 +1,20 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
 /// <summary>Images ready to be batched: decoded and resized once where memory allows, else again for each batch, ahead of time on other threads.</summary>
+/// <remarks>A GPU holds them itself where they are few; else batches lie in memory that it reads while it computes (pinned).</remarks>
 internal sealed class ImageStore : IDisposable
 {
     /// <summary>Bytes that decoded images may take unless another limit is given.</summary>
     public const long DefaultMemory = 4L << 30;
 
+    /// <summary>Bytes of decoded images up to which a GPU holds them.</summary>
+    private const long DeviceMemory = 1L << 30;
+
     private readonly Preprocessing preprocessing;
-    private readonly Tensor? all; // uint8 [N, 3, H, W] on the CPU
+    private readonly Tensor? all; // uint8 [N, 3, H, W]
     private (int[] Indices, Task<Tensor> Batch)? ahead;
 
     /// <param name="images">The images, in the order in which batches index them.</param>
@@ -20,26 +25,30 @@ internal sealed class ImageStore : IDisposable
         Images = images;
         this.preprocessing = preprocessing;
         if (preprocessing.OutputSize is var (height, width) && images.Count * 3L * height * width <= memoryLimit)
+        {
             all = ImageLoader.Load(images, preprocessing, cancellation);
+            if (LabRuntime.Device.type != DeviceType.CPU && all.numel() <= DeviceMemory)
+                all = all.to(LabRuntime.Device, disposeAfter: true);
+        }
     }
 
     public IReadOnlyList<FaceImage> Images { get; }
 
-    /// <summary>uint8 [n, 3, H, W], owned by the caller's dispose scope.</summary>
+    /// <summary>uint8 [n, 3, H, W] on the device, owned by the caller's dispose scope.</summary>
     public Tensor Batch(IReadOnlyList<int> indices, CancellationToken cancellation)
     {
         if (all is not null)
         {
-            using var rows = tensor(indices.Select(i => (long)i).ToArray());
-            return all.index_select(0, rows);
+            using var rows = tensor(indices.Select(i => (long)i).ToArray(), device: all.device);
+            return all.index_select(0, rows).to(LabRuntime.Device);
         }
         if (ahead is var (expected, batch) && expected.AsSpan().SequenceEqual([.. indices]))
         {
             ahead = null;
             using var decoded = batch.GetAwaiter().GetResult(); // made on another thread, where no dispose scope of ours holds it
-            return decoded.alias();
+            return decoded.alias().to(LabRuntime.Device, non_blocking: true);
         }
-        return Decode([.. indices], cancellation);
+        return Decode([.. indices], cancellation).to(LabRuntime.Device);
     }
 
     /// <summary>Begins to decode a batch that will be asked for next, while the last one is learned from.</summary>
@@ -57,8 +66,14 @@ internal sealed class ImageStore : IDisposable
         all?.Dispose();
     }
 
-    private Tensor Decode(int[] indices, CancellationToken cancellation) =>
-        ImageLoader.Load([.. indices.Select(i => Images[i].Path)], preprocessing, null, cancellation);
+    private Tensor Decode(int[] indices, CancellationToken cancellation)
+    {
+        var pixels = ImageLoader.Load([.. indices.Select(i => Images[i].Path)], preprocessing, null, cancellation);
+        if (LabRuntime.Device.type != DeviceType.CUDA)
+            return pixels;
+        using (pixels)
+            return pixels.pin_memory();
+    }
 
     /// <summary>Lets go of a batch that nobody asked for; its error, if it had one, is nobody's either.</summary>
     private void Forget()

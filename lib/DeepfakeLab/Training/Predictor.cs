@@ -57,7 +57,7 @@ public static class Predictor
             {
                 cancellation.ThrowIfCancellationRequested();
                 using var batch = NewDisposeScope();
-                var pixels = images.Batch([.. Enumerable.Range(from, count)], cancellation).to(LabRuntime.Device);
+                var pixels = images.Batch([.. Enumerable.Range(from, count)], cancellation);
                 if (batches.Find(b => b.From == from + count) is { Count: > 0 } next)
                     images.Prepare([.. Enumerable.Range(next.From, next.Count)], cancellation); // decoded while this one is computed
                 var input = preprocessing.Normalize(pixels);

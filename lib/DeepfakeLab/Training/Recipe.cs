@@ -13,8 +13,8 @@ public enum BatchNormMode
     FrozenStatistics,
 }
 
-/// <summary>What frozen layers compute in.</summary>
-public enum FeaturePrecision
+/// <summary>What layers compute in.</summary>
+public enum Precision
 {
     Float32,
 
@@ -85,7 +85,13 @@ public sealed record Recipe
     public int FeatureCopies { get; init; }
 
     /// <summary>What the frozen layers compute those features in.</summary>
-    public FeaturePrecision FeaturePrecision { get; init; }
+    public Precision FeaturePrecision { get; init; }
+
+    /// <summary>
+    /// What layers that learn compute in, in the second phase. With <see cref="Precision.BFloat16"/>, for GPUs, weights, batch norms and the optimizer stay
+    /// in float32 ("mixed precision"), and images are scored in float32.
+    /// </summary>
+    public Precision TrainingPrecision { get; init; }
 
     /// <summary>Passes over the cached features in the first phase.</summary>
     public int HeadEpochs { get; init; } = 10;

@@ -64,6 +64,7 @@ internal sealed class TrainingLoop(
             var points = new List<(double Rate, double Loss)>();
             var progress = LabProgress.Begin("learning-rate range test", count, "batches");
             SetModes(frozen);
+            steps.Begin();
             for (var i = 0; i < count; i++)
             {
                 cancellation.ThrowIfCancellationRequested();
@@ -127,7 +128,7 @@ internal sealed class TrainingLoop(
         {
             cancellation.ThrowIfCancellationRequested();
             using var batch = NewDisposeScope();
-            model.Features(TensorLayout.ChannelsLast(preprocessing.Normalize(training.Batch(indices, cancellation).to(LabRuntime.Device))));
+            model.Features(TensorLayout.ChannelsLast(preprocessing.Normalize(training.Batch(indices, cancellation))));
             progress.Advance(indices.Length);
         }
     }
@@ -205,6 +206,7 @@ internal sealed class TrainingLoop(
             var order = steps.Order(1, epoch, split.Train.Count);
             LabRuntime.Seed((long)(SeededRandom.Combine(options.Seed, 2, epoch) >> 1)); // dropout
             SetModes(frozen);
+            steps.Begin();
             var loss = 0.0;
             for (var i = 0; i < perEpoch; i++)
             {

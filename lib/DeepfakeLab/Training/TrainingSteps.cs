@@ -24,6 +24,7 @@ internal sealed class TrainingSteps : IDisposable
     private readonly Tensor? classWeights, weightsWithMade;
     private readonly int fakeClass; // -1 where no name tells of replaced parts
     private readonly bool makesFakes;
+    private readonly MixedPrecision? lowPrecision;
 
     public TrainingSteps(
         VisionModel model, Recipe recipe, FitOptions options, DataSplit split, Preprocessing preprocessing, ImageStore images, CancellationToken cancellation)
@@ -31,6 +32,7 @@ internal sealed class TrainingSteps : IDisposable
         (this.model, this.recipe, seed, this.split, this.preprocessing) = (model, recipe, options.Seed, split, preprocessing);
         (this.images, this.cancellation) = (images, cancellation);
         labels = [.. split.Train.Select(i => (long)i.Label)];
+        lowPrecision = recipe.TrainingPrecision == Precision.BFloat16 ? new MixedPrecision(model) : null;
         fakeClass = split.Train.FirstOrDefault(i => i.Replaced != FaceParts.None)?.Label ?? -1;
         if (recipe.PartsLoss > 0 && recipe.FeatureCopies == 0 && fakeClass >= 0)
             Parts = new PartHead(model.FeatureCount);
@@ -61,7 +63,11 @@ internal sealed class TrainingSteps : IDisposable
         classWeights?.Dispose();
         weightsWithMade?.Dispose();
         Parts?.Dispose();
+        lowPrecision?.Dispose();
     }
+
+    /// <summary>To be called when weights, modes, or what learns were changed from outside.</summary>
+    public void Begin() => lowPrecision?.Begin();
 
     /// <summary>The training labels, so many times over.</summary>
     public Tensor TrainLabels(int copies) => tensor(labels, device: LabRuntime.Device).repeat(copies);
@@ -78,20 +84,20 @@ internal sealed class TrainingSteps : IDisposable
     /// <param name="next">The batch that comes after it, to be decoded meanwhile; empty or null for none.</param>
     public double OnImages(TrainingOptimizer optimizer, int[] indices, int epoch, int batch, PartOfStep part, int[]? next = null)
     {
-        var pixels = images.Batch(indices, cancellation).to(LabRuntime.Device);
+        var pixels = images.Batch(indices, cancellation);
         if (next is { Length: > 0 })
             images.Prepare(next, cancellation);
         var seeds = indices.Select(i => SeededRandom.Combine(seed, epoch, i)).ToArray();
         var made = makesFakes ? Make(ref pixels, indices, epoch) : [];
         var (input, mixed, (partner, share)) = Mix(preprocessing.Normalize(recipe.Augmentation.Apply(pixels, seeds)), Targets(indices, made), indices.Length, epoch, batch);
         if (Parts is null)
-            return Step(optimizer, part, () => Loss(model.call(TensorLayout.ChannelsLast(input)), mixed, weightsWithMade), () => Name(indices, epoch, batch));
+            return Step(optimizer, part, () => Loss(Run((m, x) => m.call(x), TensorLayout.ChannelsLast(input)), mixed, weightsWithMade), () => Name(indices, epoch, batch));
         var parts = tensor(indices.SelectMany((i, at) => PartHead.Targets(split.Train[i].Replaced, recipe.Augmentation.Mirrors(seeds[at]))).ToArray(), [indices.Length, 4], device: LabRuntime.Device);
         var known = tensor(indices.Select((_, at) => made.Contains(at) ? 0f : 1f).ToArray(), [indices.Length, 1], device: LabRuntime.Device);
         if (partner is not null)
             (parts, known) = (parts.lerp(parts.index_select(0, partner), 1 - share), minimum(known, known.index_select(0, partner)));
         Tensor? features = null;
-        return Step(optimizer, part, () => Loss(model.Head.call(features = model.Features(TensorLayout.ChannelsLast(input))), mixed, weightsWithMade),
+        return Step(optimizer, part, () => Loss(Run((m, x) => m.Head.call(x), features = Run((m, x) => m.Features(x), TensorLayout.ChannelsLast(input))), mixed, weightsWithMade),
             () => Name(indices, epoch, batch), () => recipe.PartsLoss * Parts.Loss(features!, parts, known));
     }
 
@@ -99,13 +105,16 @@ internal sealed class TrainingSteps : IDisposable
     public double OnFeatures(TrainingOptimizer optimizer, FrozenFeatures features, int[] indices, int epoch, int batch, PartOfStep part)
     {
         var (input, targets, _) = Mix(features.Batch(indices, epoch), Targets(indices, []), indices.Length, epoch, batch);
-        return Step(optimizer, part, () => Loss(model.ForwardFrom(input.dim() == 4 ? TensorLayout.ChannelsLast(input) : input, recipe.Cut!), targets),
+        return Step(optimizer, part, () => Loss(Run((m, x) => m.ForwardFrom(x, recipe.Cut!), input.dim() == 4 ? TensorLayout.ChannelsLast(input) : input), targets),
             () => Name(indices, epoch, batch));
     }
 
     /// <summary>The new head alone on a batch of features. Returns the loss.</summary>
     public double OnHead(TrainingOptimizer optimizer, Tensor features, Tensor targets) =>
         Step(optimizer, PartOfStep.Whole, () => Loss(model.Head.call(features), targets), () => "head batch");
+
+    /// <summary>Part of the model, in the precision that the recipe asks for.</summary>
+    private Tensor Run(Func<VisionModel, Tensor, Tensor> function, Tensor input) => lowPrecision?.Run(function, input) ?? function(model, input);
 
     private Tensor Loss(Tensor logits, Tensor targets, Tensor? weights = null) =>
         nn.functional.cross_entropy(logits, targets, weight: weights ?? classWeights, label_smoothing: recipe.LabelSmoothing);
@@ -128,11 +137,13 @@ internal sealed class TrainingSteps : IDisposable
         if (part.Batches > 1)
             loss /= part.Batches;
         loss.backward();
+        lowPrecision?.TakeGradients();
         if (!part.Last)
             return value;
         if (recipe.ClipNorm > 0)
             Clip(model.parameters().Concat(Parts?.Layer.parameters() ?? []).Where(p => p.requires_grad));
         optimizer.Step();
+        lowPrecision?.Follow();
         return value;
     }
 
