@@ -140,6 +140,42 @@ public sealed class FeatureCacheTests : IDisposable
         double Error(Tensor actual) => ((actual - expected).norm() / expected.norm()).item<float>();
     }
 
+    [Theory, InlineData("mobilenet_v2"), InlineData("efficientnet_b0"), InlineData("resnext50_32x4d"), InlineData("vgg11_bn")]
+    public void An_image_has_the_same_bfloat16_features_in_any_batch_and_each_time(string name)
+    {
+        if (FusedEngine.Missing is { } why)
+            Assert.Skip(why);
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        LabRuntime.Seed(4);
+        using var model = Models.Create(name);
+        OnnxTests.Shake(model, 64);
+        var images = randn(9, 3, 64, 64);
+        using var prefix = new FrozenPrefix(model, model.Stages[^1], ScalarType.BFloat16);
+        var all = prefix.Run(images);
+        Assert.True((all[0] - all[1]).abs().max().item<float>() > 0);
+        foreach (var (from, count) in ((int, int)[])[(0, 9), (8, 1), (3, 2), (1, 7)])
+            Assert.True(prefix.Run(images.narrow(0, from, count)).eq(all.narrow(0, from, count)).all().item<bool>(), $"{count} from {from}");
+    }
+
+    [Fact]
+    public async Task Workers_compute_on_one_thread_each_and_all_others_as_before()
+    {
+        if (!TestSupport.Alone(("DEEPFAKELAB_THREADS", "3")))
+            return;
+        LabRuntime.Start();
+        var inside = new int[12];
+        TorchWorkers.ForEach(inside.Length, i =>
+        {
+            ones(300, 300).mm(ones(300, 300)); // torch asks for its threads when it first has something to share out
+            inside[i] = get_num_threads();
+        });
+        Assert.All(inside, n => Assert.Equal(1, n));
+        Assert.Equal(3, get_num_threads());
+        Assert.Equal(3, await Task.Factory.StartNew(get_num_threads, TaskCreationOptions.LongRunning));
+        Assert.Throws<IOException>(() => TorchWorkers.ForEach(4, i => throw (i == 0 ? new IOException("first") : new InvalidOperationException())));
+    }
+
     [Theory, InlineData("mnasnet0_75"), InlineData("resnet18"), InlineData("vgg11_bn")]
     public void Every_cut_gives_what_the_plain_layers_give(string name)
     {

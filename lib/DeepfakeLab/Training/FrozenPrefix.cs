@@ -62,8 +62,7 @@ internal sealed class FrozenPrefix : IDisposable
             }
             return engine.Run(images).MoveToOuterDisposeScope();
         }
-        var input = TensorLayout.ChannelsLast(images.to(precision));
-        return (fused?.Run(input) ?? layers.ForwardUntil(input, cut)).to(ScalarType.Float32).MoveToOuterDisposeScope();
+        return (fused?.Run(images) ?? layers.ForwardUntil(TensorLayout.ChannelsLast(images.to(precision)), cut).to(ScalarType.Float32)).MoveToOuterDisposeScope();
     }
 
     public void Dispose()

@@ -11,115 +11,165 @@ namespace DeepfakeLab;
 /// before it, and with weights that lie as oneDNN wants them.
 /// </summary>
 /// <remarks>
-/// libtorch has operators for that, which PyTorch's compiler uses and TorchSharp does not offer. TorchSharp does run TorchScript programs, so a small
-/// one calls them. Where libtorch has none of them, or the processor no bfloat16 for them, <see cref="Missing"/> says so.
+/// libtorch has operators for that, which PyTorch's compiler uses and TorchSharp does not offer. TorchSharp does run TorchScript programs, so the
+/// layers are written as one. Where libtorch has none of them, or the processor no bfloat16 for them, <see cref="Missing"/> says so.
 /// </remarks>
-internal sealed class FusedEngine(VisionModel model, string cut) : IDisposable
+internal sealed class FusedEngine : IDisposable
 {
-    /// <summary>A class without attributes; its methods are named after activations as oneDNN knows them. Strides and paddings are the same to both sides.</summary>
-    private static readonly string program = """
-        class Fused(Module):
-          __parameters__ = []
-          __buffers__ = []
-          def pack(self: __torch__.Fused, w: Tensor, s: int, p: int, g: int, n: int, c: int, h: int, v: int) -> Tensor:
-            return ops.mkldnn._reorder_convolution_weight(w, [p, p], [s, s], [1, 1], g, [n, c, h, v])
+    /// <summary>Images at a time, at most, on one thread: fewer pay more for the calls of 50 layers, more leave the cache.</summary>
+    private const int Part = 4;
 
-        """
-        + Activation("none", "") + Activation("relu", "") + Activation("hardtanh", "0., 6.") + Activation("swish", "") + Activation("hardswish", "")
-        + Sum("add", "None") + Sum("add_relu", "\"relu\"");
+    private const string Input = "x", Packing = "_reorder_convolution_weight";
+    private static readonly Lazy<string?> missing = new(Try);
 
-    private static readonly Lazy<(jit.ScriptModule? Script, string? Missing)> loaded = new(Load);
-    private readonly Dictionary<Conv2d, Tensor> packed = new(ReferenceEqualityComparer.Instance);
+    private readonly VisionModel model;
+    private readonly string cut;
+    private readonly jit.ScriptModule script;
+    private readonly List<Conv2d> convolutions = [];
+    private readonly List<string> lines = [];
+    private readonly Tensor[] biases;
+    private Tensor[]? packed;
+
+    /// <param name="model">On the CPU, in the type to compute in; it stays the caller's and must not change.</param>
+    public FusedEngine(VisionModel model, string cut)
+    {
+        (this.model, this.cut) = (model, cut);
+        var end = Chain(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers), Input);
+        script = Load($"""
+              def pack(self: __torch__.Fused, x: Tensor, w: List[Tensor], b: List[Tensor]) -> List[Tensor]:
+                p = annotate(List[Tensor], [])
+            {string.Join('\n', lines)}
+                return p
+              def run(self: __torch__.Fused, x: Tensor, p: List[Tensor], b: List[Tensor]) -> Tensor:
+            {string.Join('\n', lines.Where(l => !l.Contains(Packing, StringComparison.Ordinal)))}
+                return {end}
+            """);
+        biases = [.. convolutions.Select(c => (c.bias?.alias() ?? zeros(c.out_channels, c.weight!.dtype)).DetachFromDisposeScope())];
+    }
 
     /// <summary>Why it cannot be used here; null where it can.</summary>
-    public static string? Missing => loaded.Value.Missing;
+    public static string? Missing => missing.Value;
 
-    /// <summary>Images of the model's type on the CPU, channels last, to what enters the cut.</summary>
+    /// <summary>Images [N, 3, H, W] on the CPU to what enters the cut, in float32.</summary>
     public Tensor Run(Tensor images)
     {
         using var scope = NewDisposeScope();
-        var maps = Chain(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers), images);
-        return (cut == model.Stages[^1] ? model.Pooled(maps) : maps).MoveToOuterDisposeScope();
+        var type = biases[0].dtype;
+        if (packed is null) // by a worker, as with one thread oneDNN may choose another form than with several
+            TorchWorkers.ForEach(1, _ => packed = [.. ((Tensor[])script.invoke("pack", zeros([Part, .. images.shape[1..]], type), convolutions.Select(c => (Tensor)c.weight!).ToArray(), biases))
+                .Select(p => p.DetachFromDisposeScope())]);
+        var count = (int)images.shape[0];
+        var part = Math.Clamp((count + LabRuntime.Threads - 1) / LabRuntime.Threads, 1, Part);
+        var results = new Tensor[(count + part - 1) / part];
+        try
+        {
+            TorchWorkers.ForEach(results.Length, i =>
+            {
+                var x = images.narrow(0, i * part, Math.Min(part, count - i * part)).to(type);
+                var maps = ((Tensor)script.invoke("run", TensorLayout.ChannelsLast(x), packed, biases)).to(ScalarType.Float32);
+                results[i] = (cut == model.Stages[^1] ? model.Pooled(maps) : maps).DetachFromDisposeScope();
+            });
+            return cat(results).MoveToOuterDisposeScope();
+        }
+        finally
+        {
+            Array.ForEach(results, r => r?.Dispose());
+        }
     }
 
     public void Dispose()
     {
-        foreach (var weight in packed.Values)
-            weight.Dispose();
+        script.Dispose();
+        foreach (var tensor in biases.Concat(packed ?? []))
+            tensor.Dispose();
     }
 
-    /// <summary>Layers one after the other. What is computed on the way goes at once; <paramref name="x"/> stays the caller's.</summary>
-    /// <param name="sum">What the last convolution adds its result to, in place; null for none.</param>
-    private Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? sum = null, bool endsInReLU = false)
+    /// <summary>Writes layers one after the other. Returns the variable with what comes out.</summary>
+    /// <param name="sum">The variable that the last convolution adds its result to, in place; null for none.</param>
+    private string Chain(IEnumerable<nn.Module> modules, string x, string? sum = null, bool endsInReLU = false)
     {
         var layers = Flatten(modules).ToList();
-        var begun = false;
         for (var i = 0; i < layers.Count; i++)
-        {
-            Tensor y;
-            if (layers[i] is Conv2d conv && IsPlain(conv))
-                if (i == layers.Count - 1 && sum is not null)
-                    y = Convolve(endsInReLU ? "add_relu" : "add", conv, x, sum);
-                else
-                {
-                    var activation = i + 1 < layers.Count ? layers[i + 1] switch { ReLU => "relu", ReLU6 => "hardtanh", SiLU => "swish", Hardswish => "hardswish", _ => "none" } : "none";
-                    y = Convolve(activation, conv, x);
+            switch (layers[i])
+            {
+                case Conv2d conv when i == layers.Count - 1 && sum is not null:
+                    x = Convolve(conv, x, sum, endsInReLU ? "\"relu\"" : "None");
+                    break;
+                case Conv2d conv:
+                    var (activation, values) = Activation(layers.ElementAtOrDefault(i + 1));
+                    x = Convolve(conv, x, null, $"\"{activation}\", annotate(List[Optional[number]], [{values}]), \"\"");
                     i += activation == "none" ? 0 : 1;
-                }
-            else
-                y = layers[i] is Layers.IResidual block ? Residual(block, begun ? x : x.clone()) : ((nn.Module<Tensor, Tensor>)layers[i]).call(x);
-            if (begun && !ReferenceEquals(x, y))
-                x.Dispose();
-            (x, begun) = (y, true);
-        }
-        return begun ? x : x.alias();
+                    break;
+                case ReLU:
+                    x = Line($"torch.relu({x})");
+                    break;
+                case Hardsigmoid:
+                    x = Line($"torch.hardsigmoid({x})");
+                    break;
+                case MaxPool2d pool:
+                    x = Line($"torch.max_pool2d({x}, {Pair(pool.kernel_size)}, {Pair(pool.stride)}, {Pair(pool.padding)}, [1, 1], False)");
+                    break;
+                case Layers.SqueezeExcitation excitation: // behind a convolution, whose result is nobody else's
+                    x = Line($"torch.mul_({x}, {Chain(excitation.Steps, Line($"torch.mean({x}, [2, 3], True)"))})");
+                    break;
+                case Layers.IResidual block:
+                    x = Residual(block, x);
+                    break;
+                default:
+                    throw new NotSupportedException($"{layers[i].GetName()} of {model.Name} is not known to {nameof(FusedEngine)}");
+            }
+        return x;
     }
 
-    /// <param name="x">May be changed.</param>
-    private Tensor Residual(Layers.IResidual block, Tensor x)
+    private string Residual(Layers.IResidual block, string x)
     {
         if (!block.Adds)
             return Chain(block.Branch, x);
-        using var shortcut = Chain(block.Shortcut, x);
-        if (Flatten(block.Branch).Last() is Conv2d last && IsPlain(last))
+        var shortcut = Chain(block.Shortcut, x == Input ? Line($"torch.clone({x})") : x);
+        if (Flatten(block.Branch).Last() is Conv2d)
             return Chain(block.Branch, x, shortcut, block.EndsInReLU);
-        var y = Chain(block.Branch, x).add_(shortcut);
-        return block.EndsInReLU ? y.relu_() : y;
+        var y = Line($"torch.add_({Chain(block.Branch, x)}, {shortcut})");
+        return block.EndsInReLU ? Line($"torch.relu_({y})") : y;
     }
 
-    private Tensor Convolve(string method, Conv2d conv, Tensor x, params Tensor[] sum)
+    private string Convolve(Conv2d conv, string x, string? sum, string after)
     {
-        var (script, stride, padding, groups) = (loaded.Value.Script!, (int)conv.stride![0], (int)conv.padding![0], (int)conv.groups);
-        if (!packed.TryGetValue(conv, out var weight))
-        {
-            var shape = x.shape;
-            weight = (Tensor)script.invoke("pack", conv.weight!, stride, padding, groups, (int)shape[0], (int)shape[1], (int)shape[2], (int)shape[3]);
-            packed[conv] = weight.DetachFromDisposeScope();
-        }
-        return (Tensor)script.invoke(method, [x, weight, conv.bias!, stride, padding, groups, .. sum]);
+        var n = convolutions.Count;
+        convolutions.Add(conv);
+        var shape = $"{Pair(conv.padding)}, {Pair(conv.stride)}, {Pair(conv.dilation)}, {conv.groups}";
+        Line($"torch.append(p, ops.mkldnn.{Packing}(w[{n}], {shape}, torch.size({x})))");
+        return Line(sum is null ? $"ops.mkldnn._convolution_pointwise({x}, p[{n}], b[{n}], {shape}, {after})"
+            : $"ops.mkldnn._convolution_pointwise_({sum}, {x}, p[{n}], b[{n}], {shape}, \"add\", None, {after}, annotate(List[Optional[number]], []), None)");
     }
 
-    private static bool IsPlain(Conv2d conv) => conv is { bias: not null, padding: [var a, var b], stride: [var c, var d], dilation: [1, 1] } && a == b && c == d;
+    /// <summary>Its name to oneDNN and its constants; "none" for what is no activation that a convolution can compute.</summary>
+    private static (string Name, string Values) Activation(nn.Module? layer) => layer switch
+    {
+        ReLU => ("relu", ""),
+        ReLU6 => ("hardtanh", "0., 6."),
+        SiLU => ("swish", ""),
+        Hardswish => ("hardswish", ""),
+        Sigmoid => ("sigmoid", ""),
+        _ => ("none", ""),
+    };
+
+    /// <summary>Writes an assignment to a new variable, and returns that.</summary>
+    private string Line(string expression)
+    {
+        var name = $"v{lines.Count}";
+        lines.Add($"    {name} = {expression}");
+        return name;
+    }
+
+    private static string Pair(IReadOnlyList<long>? sizes) => $"[{sizes![0]}, {sizes[^1]}]";
 
     private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) =>
         modules.SelectMany(m => m is Sequential sequence ? Flatten(sequence.named_children().Select(c => c.module)) : [m]).Where(m => m is not (Identity or Dropout));
 
-    private static string Activation(string name, string values) => $"""
-          def {name}(self: __torch__.Fused, x: Tensor, w: Tensor, b: Tensor, s: int, p: int, g: int) -> Tensor:
-            return ops.mkldnn._convolution_pointwise(x, w, b, [p, p], [s, s], [1, 1], g, "{name}", annotate(List[Optional[number]], [{values}]), "")
-
-        """;
-
-    private static string Sum(string name, string after) => $"""
-          def {name}(self: __torch__.Fused, x: Tensor, w: Tensor, b: Tensor, s: int, p: int, g: int, y: Tensor) -> Tensor:
-            return ops.mkldnn._convolution_pointwise_(y, x, w, b, [p, p], [s, s], [1, 1], g, "add", None, {after}, annotate(List[Optional[number]], []), None)
-
-        """;
-
-    /// <summary>The program as the zip archive that <c>torch.jit.save</c> writes, loaded and tried.</summary>
-    private static (jit.ScriptModule?, string?) Load()
+    /// <summary>A class without attributes and with these methods, as the zip archive that <c>torch.jit.save</c> writes, loaded.</summary>
+    private static jit.ScriptModule Load(string methods)
     {
-        LabRuntime.Start();
+        var program = $"class Fused(Module):\n  __parameters__ = []\n  __buffers__ = []\n{methods}\n";
         using var bytes = new MemoryStream();
         using (var archive = new ZipArchive(bytes, ZipArchiveMode.Create, leaveOpen: true))
             foreach (var (name, content) in ((string, string)[])[("data.pkl", "\u0080\u0002c__torch__\nFused\n)\u0081}b."), ("code/__torch__.py", program.ReplaceLineEndings("\n")), ("constants.pkl", "\u0080\u0002)."), ("version", "3\n")])
@@ -127,19 +177,26 @@ internal sealed class FusedEngine(VisionModel model, string cut) : IDisposable
                 using var entry = archive.CreateEntry("fused/" + name, CompressionLevel.NoCompression).Open();
                 entry.Write(Encoding.Latin1.GetBytes(content));
             }
+        return jit.load(bytes.ToArray());
+    }
+
+    private static string? Try()
+    {
+        LabRuntime.Start();
         try
         {
             using var scope = NewDisposeScope();
             using var none = inference_mode();
-            var script = jit.load(bytes.ToArray());
-            using var x = ones([1, 1, 1, 1], bfloat16);
-            using var bias = zeros([1], bfloat16);
-            script.invoke("relu", x, x, bias, 1, 0, 1);
-            return (script, null);
+            using var script = Load("""
+                  def run(self: __torch__.Fused, x: Tensor) -> Tensor:
+                    return ops.mkldnn._convolution_pointwise(x, x, None, [0, 0], [1, 1], [1, 1], 1, "relu", annotate(List[Optional[number]], []), "")
+                """);
+            script.invoke("run", ones([1, 1, 1, 1], bfloat16));
+            return null;
         }
         catch (Exception e) when (e is ExternalException or NotSupportedException or EntryPointNotFoundException)
         {
-            return (null, e.Message.Split('\n')[0]);
+            return e.Message.Split('\n')[0];
         }
     }
 }
