@@ -211,7 +211,12 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     internal Tensor Pooled(Tensor maps) => flattenAt == 0 ? Pool(maps) : maps.flatten(1);
 
     /// <summary>Feature maps [N, C, h, w] to feature vectors: average over the image, unless the family keeps more.</summary>
-    private protected virtual Tensor Pool(Tensor maps) => maps.mean([2, 3]);
+    /// <remarks>Over places as one dimension behind which the channels lie, as the gradient then lies as the maps do: with <c>mean([2, 3])</c> the layers before took four times as long.</remarks>
+    private protected virtual Tensor Pool(Tensor maps)
+    {
+        using var places = maps.permute(0, 2, 3, 1).flatten(1, 2);
+        return places.mean([1]);
+    }
 
     /// <summary>Registers a container under its name and makes each of its layers a stage "name.i".</summary>
     private protected void AddStages(string name, Sequential container)

@@ -90,7 +90,7 @@ public static class Trainer
         using var training = new ImageStore(split.Train, preprocessing, linked.Token, options.ImageMemory);
         using var validation = new ImageStore(split.Validation, preprocessing, linked.Token, options.ImageMemory);
         using var loop = new TrainingLoop(model, recipe, options, split, preprocessing, training, validation, onEpoch, linked.Token);
-        if (LabRuntime.Device.type != DeviceType.CPU || recipe is not { L1: 0, L2: 0 }) // those sum weights in the order in which they lie
+        if (LabRuntime.Device.type != DeviceType.CPU)
             return work(loop);
         TensorLayout.Weights(model, channelsLast: true);
         try

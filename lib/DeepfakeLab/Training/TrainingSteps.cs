@@ -130,21 +130,35 @@ internal sealed class TrainingSteps : IDisposable
             throw new TrainingException("The loss is no longer a number", batchName(), "Lower the learning rate, or look at these images");
         if (auxiliary is not null)
             loss += auxiliary();
-        if (recipe.L1 > 0)
-            loss += recipe.L1 * stack(Learning.Select(p => p.abs().sum())).sum();
-        if (recipe.L2 > 0)
-            loss += recipe.L2 * stack(Learning.Select(p => p.square().sum())).sum();
         if (part.Batches > 1)
             loss /= part.Batches;
         loss.backward();
         lowPrecision?.TakeGradients();
         if (!part.Last)
             return value;
+        Penalise();
         if (recipe.ClipNorm > 0)
             Clip(model.parameters().Concat(Parts?.Layer.parameters() ?? []).Where(p => p.requires_grad));
         optimizer.Step();
         lowPrecision?.Follow();
         return value;
+    }
+
+    /// <summary>Adds the gradients that L1 * sum |w| + L2 * sum w² in the loss would have, which need no graph over all parameters.</summary>
+    private void Penalise()
+    {
+        if (recipe is { L1: 0, L2: 0 })
+            return;
+        using var none = no_grad();
+        foreach (var parameter in Learning)
+        {
+            using var scope = NewDisposeScope();
+            var gradient = parameter.grad ?? (parameter.grad = zeros_like(parameter));
+            if (recipe.L1 > 0)
+                gradient.add_(parameter.sign(), alpha: recipe.L1);
+            if (recipe.L2 > 0)
+                gradient.add_(parameter, alpha: 2 * recipe.L2);
+        }
     }
 
     /// <summary>As <c>clip_grad_norm_</c>, to the bit, however the gradients lie in memory.</summary>
