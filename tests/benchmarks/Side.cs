@@ -162,7 +162,7 @@ internal static class Side
         var images = Files(job).Select((file, i) => new FaceImage(Path.GetFileName(file), file, i % 2, null, FaceParts.None, i)).ToList();
         var train = (int)job["train"]!;
         var split = new DataSplit(images[..train], images[train..], [], ExperimentSeed);
-        var recipe = ExperimentRecipe(job["orders"]!.AsArray().Count, (int)job["batch"]!) with { FeaturePrecision = precision };
+        var recipe = ExperimentRecipe(job["orders"]!.AsArray().Count, (int)job["batch"]!) with { FeaturePrecision = precision, TrainingPrecision = precision };
         var says = new JsonObject();
         return new Work(() =>
         {
