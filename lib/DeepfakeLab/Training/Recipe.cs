@@ -84,7 +84,7 @@ public sealed record Recipe
     /// </summary>
     public int FeatureCopies { get; init; }
 
-    /// <summary>What the frozen layers compute those features in.</summary>
+    /// <summary>What frozen layers compute features in: those, and those that a new head learns on in the first phase.</summary>
     public Precision FeaturePrecision { get; init; }
 
     /// <summary>

@@ -140,9 +140,10 @@ internal sealed class TrainingLoop(
             return;
         using var scope = NewDisposeScope();
         model.eval();
-        var features = Features("features of the training images", training, mirrored: recipe.Augmentation.Flip > 0);
+        using var backbone = new FrozenPrefix(model, model.Stages[^1], recipe.FeaturePrecision == Precision.BFloat16 ? ScalarType.BFloat16 : ScalarType.Float32);
+        var features = Features(backbone, "features of the training images", training, mirrored: recipe.Augmentation.Flip > 0);
         var labels = steps.TrainLabels(copies: (int)(features.shape[0] / split.Train.Count));
-        var held = Features("features of the validation images", validation, mirrored: recipe.MirrorScores);
+        var held = Features(backbone, "features of the validation images", validation, mirrored: recipe.MirrorScores);
         using var optimizer = new TrainingOptimizer(recipe, model.Head, recipe.HeadLearningRate);
         steps.Learning = [.. model.Head.parameters()];
         var (count, size) = ((int)features.shape[0], Math.Min(64, (int)features.shape[0]));
@@ -304,10 +305,10 @@ internal sealed class TrainingLoop(
     }
 
     /// <summary>[N, F], or [2N, F] with the mirror images after the images.</summary>
-    private Tensor Features(string task, ImageStore images, bool mirrored)
+    private Tensor Features(FrozenPrefix backbone, string task, ImageStore images, bool mirrored)
     {
-        var plain = Predictor.Run(model, images, preprocessing, mirror: false, model.Features, task, cancellation);
-        return mirrored ? cat([plain, Predictor.Run(model, images, preprocessing, mirror: true, model.Features, task + " mirrored", cancellation)]) : plain;
+        var plain = Predictor.Run(model, images, preprocessing, mirror: false, backbone.Run, $"{task} ({backbone.Engine})", cancellation);
+        return mirrored ? cat([plain, Predictor.Run(model, images, preprocessing, mirror: true, backbone.Run, $"{task} mirrored ({backbone.Engine})", cancellation)]) : plain;
     }
 
     /// <summary>Class probabilities [N, classes] from features, averaged over an image and its mirror image.</summary>
