@@ -153,8 +153,6 @@ public sealed class EfficientNet : VisionModel
 
         public bool Adds => adds;
 
-        public double Drop => drop;
-
         public override Tensor forward(Tensor x)
         {
             if (!adds)

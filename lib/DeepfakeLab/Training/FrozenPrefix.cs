@@ -1,3 +1,4 @@
+using System.Runtime.Intrinsics;
 using System.Security.Cryptography;
 using System.Text;
 using TorchSharp;
@@ -6,18 +7,29 @@ using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
+/// <summary>What computes the layers before a cut for images of one size on the CPU.</summary>
+internal interface IFrozenEngine : IDisposable
+{
+    /// <summary>float32 [N, 3, H, W] on the CPU to what enters the cut.</summary>
+    Tensor Run(Tensor images);
+}
+
 /// <summary>
 /// The layers of a model before a stage as they run fastest when they are frozen: each batch norm folded into the convolution before it,
 /// without gradients, in bfloat16 where that is asked for. A copy: the model may change afterwards.
 /// </summary>
-/// <remarks>On the CPU ONNX Runtime runs float32 and <see cref="FusedEngine"/> bfloat16, where they load; all else torch with the channels last in memory.</remarks>
+/// <remarks>
+/// On the CPU <see cref="VectorEngine"/> runs float32 where the processor has registers of 512 bits and the engine a better way for some layer than the
+/// libraries have; else ONNX Runtime does, and <see cref="FusedEngine"/> bfloat16, where they load; all else torch with the channels last in memory.
+/// </remarks>
 internal sealed class FrozenPrefix : IDisposable
 {
     private readonly VisionModel layers;
     private readonly string cut;
     private readonly ScalarType precision;
     private readonly FusedEngine? fused;
-    private OnnxEngine? engine; // made for the first images' size, and anew for another
+    private readonly bool vectors;
+    private IFrozenEngine? engine; // made for the first images' size, and anew for another
     private (int Height, int Width) size;
 
     /// <param name="cut">The first stage that is left out.</param>
@@ -31,15 +43,16 @@ internal sealed class FrozenPrefix : IDisposable
         layers.to(precision);
         var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
         var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
-        IsOnnx = able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
+        vectors = able && precision == ScalarType.Float32 && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut);
+        IsFast = vectors || able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
         if (able && precision == ScalarType.BFloat16 && FusedEngine.Missing is null)
             fused = new FusedEngine(layers, cut);
-        Engine = IsOnnx ? $"ONNX Runtime, {type}" : fused is not null ? $"oneDNN, {type}" : !able ? $"torch, {type}"
+        Engine = vectors ? $"512-bit vectors, {type}" : IsFast ? $"ONNX Runtime, {type}" : fused is not null ? $"oneDNN, {type}" : !able ? $"torch, {type}"
             : precision == ScalarType.Float32 ? $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}" : $"torch, {type}; oneDNN cannot be used: {FusedEngine.Missing}";
     }
 
-    /// <summary>Whether ONNX Runtime computes.</summary>
-    public bool IsOnnx { get; }
+    /// <summary>Whether something computes that is faster in float32 than torch.</summary>
+    public bool IsFast { get; }
 
     /// <summary>What computes, in which type, and why nothing faster does: part of the progress text.</summary>
     public string Engine { get; }
@@ -52,13 +65,14 @@ internal sealed class FrozenPrefix : IDisposable
     {
         using var scope = NewDisposeScope();
         using var none = inference_mode();
-        if (IsOnnx)
+        if (IsFast)
         {
             var asked = ((int)images.shape[2], (int)images.shape[3]);
             if (engine is null || size != asked)
             {
                 engine?.Dispose();
-                (engine, size) = (new OnnxEngine(layers, cut, asked.Item1, asked.Item2), asked);
+                engine = null;
+                (engine, size) = (vectors ? new VectorEngine(layers, cut, asked.Item1, asked.Item2) : new OnnxEngine(layers, cut, asked.Item1, asked.Item2), asked);
             }
             return engine.Run(images).MoveToOuterDisposeScope();
         }

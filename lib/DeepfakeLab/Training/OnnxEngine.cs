@@ -7,7 +7,7 @@ using Tensor = TorchSharp.torch.Tensor;
 namespace DeepfakeLab;
 
 /// <summary>The layers before a cut, run by ONNX Runtime, which computes float32 convolutions on the CPU faster than libtorch does.</summary>
-internal sealed class OnnxEngine : IDisposable
+internal sealed class OnnxEngine : IFrozenEngine
 {
     /// <summary>Images at a time: a whole batch's activations would not fit the cache, and would take several times the memory.</summary>
     private const int Part = 8;

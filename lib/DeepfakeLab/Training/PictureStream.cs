@@ -168,7 +168,7 @@ public static class PictureStream
         }
     }
 
-    /// <summary>The model, which ONNX Runtime takes over where it computes faster and there are pictures enough to pay for handing it over.</summary>
+    /// <summary>The model, which a faster engine takes over where there is one (probabilities differ by 1e-5 at most) and there are pictures enough to pay for handing it over.</summary>
     private sealed class Answerer(SavedRun run) : IDisposable
     {
         private FrozenPrefix? fast;
@@ -177,7 +177,7 @@ public static class PictureStream
         public List<PictureAnswer> Answer(List<Decoded> batch)
         {
             if (fast is null && answered >= BatchSize && batch.Count == BatchSize && run.Preprocessing.OutputSize is not null
-                && LabRuntime.Device.type == DeviceType.CPU && OnnxEngine.Missing is null)
+                && LabRuntime.Device.type == DeviceType.CPU)
                 fast = new FrozenPrefix(run.Model, run.Model.Stages[^1]);
             answered += batch.Count;
             var answers = new Dictionary<Decoded, double[]>(ReferenceEqualityComparer.Instance);
@@ -201,7 +201,7 @@ public static class PictureStream
 
         private Tensor Softmax(Tensor input)
         {
-            var logits = fast is { IsOnnx: true } ? run.Model.ForwardFrom(fast.Run(input), run.Model.Stages[^1]) : run.Model.call(TensorLayout.ChannelsLast(input));
+            var logits = fast is { IsFast: true } ? run.Model.ForwardFrom(fast.Run(input), run.Model.Stages[^1]) : run.Model.call(TensorLayout.ChannelsLast(input));
             return logits.to(ScalarType.Float64).softmax(1);
         }
     }

@@ -1,0 +1,203 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>
+/// The layers before a cut in float32, computed by our own code where the processor has registers of 512 bits. libtorch's oneDNN and ONNX
+/// Runtime compute every 3x3 convolution directly and every layer by itself; here <see cref="Winograd"/> saves multiplications and
+/// <see cref="InvertedResidual"/> keeps the wide activations of a few rows in the cache.
+/// </summary>
+/// <remarks>
+/// It knows convolutions, ReLU, ReLU6, max pooling and sums: ResNet, ResNeXt, VGG, MobileNetV2 and MNASNet. An image's results are the same to the
+/// bit in any batch and with any number of threads. Pixels lie one after the other, each with its channels, whose number is rounded up with zeros.
+/// </remarks>
+internal sealed unsafe class VectorEngine : IFrozenEngine
+{
+    /// <summary>Floats that the largest activations of the images taken together may have: more would leave the last cache.</summary>
+    private const long PartFloats = 10 << 20;
+
+    private const int MostImages = 12;
+
+    private readonly List<VectorStep> steps = [];
+    private readonly List<Floats> memory = [];
+    private readonly VisionModel model;
+    private readonly string cut;
+    private readonly Picture picture;
+    private readonly Maps result;
+    private readonly int part, threads = LabRuntime.Threads;
+    private readonly Floats[] scratch;
+
+    /// <param name="model">On the CPU, its batch norms folded; its weights are copied.</param>
+    public VectorEngine(VisionModel model, string cut, int height, int width)
+    {
+        (this.model, this.cut) = (model, cut);
+        var layers = Units(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers));
+        var padding = (int)layers[0].Convolution!.padding![0];
+        steps.Add(picture = new Picture(new Maps(height + 2 * padding, width + 2 * padding, 3, stride: 3), padding));
+        result = Chain(layers, picture.Output, null, false);
+        part = (int)Math.Clamp(PartFloats / steps.Max(s => s.Output.Floats), 1, MostImages);
+        Place();
+        scratch = [.. Enumerable.Range(0, threads).Select(_ => new Floats(steps.Max(s => s.Scratch)))];
+    }
+
+    /// <summary>Whether it knows all layers before the cut, and has a better way than the libraries for some of them.</summary>
+    public static bool Covers(VisionModel model, string cut) =>
+        Units(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers)) is [{ Convolution: { in_channels: 3, groups: 1, dilation: [1, 1] } }, ..] units
+        && units.All(IsKnown) && units.Any(IsBetter);
+
+    /// <summary>float32 [N, 3, H, W] on the CPU to what enters the cut.</summary>
+    public Tensor Run(Tensor images)
+    {
+        using var scope = NewDisposeScope();
+        var dense = images.contiguous();
+        var count = (int)dense.shape[0];
+        var maps = empty([count, result.Height, result.Width, result.Channels], ScalarType.Float32);
+        float* from = Pointer(dense), to = Pointer(maps);
+        for (var done = 0; done < count; done += part)
+        {
+            var now = Math.Min(part, count - done);
+            picture.Source = from + done * dense.stride(0);
+            foreach (var step in steps)
+                Run(step, now);
+            for (var pixel = 0L; pixel < (long)now * result.Pixels; pixel++)
+                new ReadOnlySpan<float>(result.Data + pixel * result.Stride, result.Channels).CopyTo(new Span<float>(to + (done * result.Pixels + pixel) * result.Channels, result.Channels));
+        }
+        var turned = maps.permute(0, 3, 1, 2);
+        return (cut == model.Stages[^1] ? model.Pooled(turned) : turned).MoveToOuterDisposeScope();
+    }
+
+    public void Dispose()
+    {
+        foreach (var step in steps)
+            step.Dispose();
+        foreach (var floats in memory.Concat(scratch))
+            floats.Dispose();
+    }
+
+    private void Run(VectorStep step, int images)
+    {
+        var (items, next) = (step.Items(images, threads), 0);
+        if (Math.Min(items, threads) == 1)
+            for (; next < items; next++)
+                step.Run(next, images, threads, scratch[0].Data);
+        else
+            Parallel.For(0, Math.Min(items, threads), worker =>
+            {
+                for (int item; (item = Interlocked.Increment(ref next) - 1) < items;)
+                    step.Run(item, images, threads, scratch[worker].Data);
+            });
+    }
+
+    /// <summary>A convolution with the activation behind it, or another layer.</summary>
+    private sealed record Unit(nn.Module Layer, float Low = float.NegativeInfinity, float High = float.PositiveInfinity)
+    {
+        public Conv2d? Convolution => Layer as Conv2d;
+        public bool IsPointwise => Layer is Conv2d { kernel_size: [1, 1], stride: [1, 1], padding: [0, 0], groups: 1 };
+        public bool IsDepthwise => Layer is Conv2d conv && conv.groups > 1 && conv.groups == conv.in_channels && conv.groups == conv.out_channels;
+    }
+
+    private static List<Unit> Units(IEnumerable<nn.Module> modules)
+    {
+        var units = new List<Unit>();
+        foreach (var layer in Flatten(modules))
+            if (layer is ReLU or ReLU6 && units.LastOrDefault() is { Convolution: not null, Low: < 0 } last)
+                units[^1] = last with { Low = 0, High = layer is ReLU6 ? 6 : float.PositiveInfinity };
+            else
+                units.Add(new Unit(layer));
+        return units;
+    }
+
+    private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) =>
+        modules.SelectMany(m => m is Sequential sequence ? Flatten(sequence.named_children().Select(c => c.module)) : [m]).Where(m => m is not (Identity or Dropout));
+
+    private static bool IsKnown(Unit unit) => unit.Layer switch
+    {
+        Conv2d { stride: [var a, var b], padding: [var c, var d], dilation: [var e, var f], kernel_size: [var g, var h] } conv => a == b && c == d && e == f && g == h
+            && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && conv.padding_mode == TorchSharp.PaddingModes.Zeros
+            && (conv.groups == 1 || unit.IsDepthwise && e == 1 || conv.in_channels == conv.out_channels && conv.in_channels % Convolution.GroupOf(conv) == 0 && Convolution.GroupOf(conv) % (conv.in_channels / conv.groups) == 0),
+        MaxPool2d { dilation: null or [1, 1], ceil_mode: false } => true,
+        Layers.IResidual { Adds: true } block => Units(block.Branch) is [.., { Convolution: not null, Low: < 0 }] branch && branch.Concat(Units(block.Shortcut)).All(IsKnown),
+        Layers.IResidual block => Units(block.Branch).All(IsKnown),
+        _ => false,
+    };
+
+    private static bool IsBetter(Unit unit) => unit.IsDepthwise || unit.Convolution is { } conv && Winograd.Knows(conv)
+        || unit.Layer is Layers.IResidual block && Units(block.Branch).Any(IsBetter);
+
+    /// <param name="add">What the last convolution adds to its sums; null for none.</param>
+    private Maps Chain(List<Unit> units, Maps x, Maps? add, bool endsInReLU)
+    {
+        for (var i = 0; i < units.Count; i++)
+        {
+            var unit = units[i];
+            var filter = unit.IsPointwise && i + 1 < units.Count && units[i + 1].IsDepthwise ? units[i + 1] : unit.IsDepthwise ? unit : null;
+            if (filter is not null)
+            {
+                i += filter == unit ? 0 : 1;
+                var project = i + 1 < units.Count && units[i + 1].IsPointwise ? units[++i] : null;
+                var last = project ?? filter;
+                steps.Add(new InvertedResidual(filter == unit ? null : Weights(unit), Weights(filter), project is null ? null : Weights(project, Adding(i) is not null && endsInReLU),
+                    x, After(filter, x, (int)last.Convolution!.out_channels), Adding(i)));
+                x = steps[^1].Output;
+            }
+            else if (unit.Convolution is { } conv)
+            {
+                var to = After(unit, x, (int)conv.out_channels);
+                var weights = Weights(unit, Adding(i) is not null && endsInReLU);
+                steps.Add(Winograd.Knows(conv) && Winograd.Pays(to) ? new Winograd(weights, x, to, Adding(i)) : new Convolution(weights, x, to, Adding(i)));
+                x = to;
+            }
+            else if (unit.Layer is MaxPool2d pool)
+            {
+                steps.Add(MaxPool.Of(pool, x));
+                x = steps[^1].Output;
+            }
+            else if (unit.Layer is Layers.IResidual { Adds: true } block)
+                x = Chain(Units(block.Branch), x, Chain(Units(block.Shortcut), x, null, false), block.EndsInReLU);
+            else
+                x = Chain(Units(((Layers.IResidual)unit.Layer).Branch), x, null, false);
+        }
+        return x;
+
+        Maps? Adding(int i) => i == units.Count - 1 ? add : null;
+        static ConvolutionWeights Weights(Unit unit, bool relu = false) => new(unit.Convolution!, relu ? 0 : unit.Low, unit.High);
+    }
+
+    /// <summary>The maps that a convolution makes. The picture has its padding already.</summary>
+    private Maps After(Unit unit, Maps x, int channels)
+    {
+        var conv = unit.Convolution!;
+        var padding = ReferenceEquals(x, picture.Output) ? 0 : (int)conv.padding![0];
+        return new Maps(Side(x.Height), Side(x.Width), channels);
+
+        int Side(int length) => (length + 2 * padding - (int)conv.dilation![0] * ((int)conv.kernel_size![0] - 1) - 1) / (int)conv.stride![0] + 1;
+    }
+
+    /// <summary>Gives the maps their memory; what is not read any more makes room for others.</summary>
+    private void Place()
+    {
+        var free = new List<Floats>();
+        var held = new Dictionary<Maps, Floats>(ReferenceEqualityComparer.Instance);
+        for (var i = 0; i < steps.Count; i++)
+        {
+            var to = steps[i].Output;
+            var needed = part * to.Floats + MatrixKernel.Rows * to.Stride + MatrixKernel.Lanes;
+            var place = free.Where(f => f.Count >= needed).MinBy(f => f.Count);
+            if (place is null)
+                memory.Add(place = new Floats(needed));
+            free.Remove(place);
+            held[to] = place;
+            to.Data = place.Data;
+            foreach (var read in held.Keys.Where(m => m != result && !steps.Skip(i + 1).Any(s => s.Inputs.Contains(m))).ToList())
+            {
+                free.Add(held[read]);
+                held.Remove(read);
+            }
+        }
+    }
+
+    private static float* Pointer(Tensor dense) => (float*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(dense.bytes));
+}

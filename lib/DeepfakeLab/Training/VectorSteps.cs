@@ -1,0 +1,384 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>Activations of some images, [images, height, width, stride]: a pixel's channels, then zeros up to the stride.</summary>
+internal sealed unsafe class Maps(int height, int width, int channels, int stride = 0)
+{
+    public const int MostChannels = 1 << 14;
+
+    private static readonly Floats zeros = new(MostChannels);
+
+    public int Height => height;
+    public int Width => width;
+    public int Channels => channels;
+    public int Stride { get; } = stride > 0 ? stride : MatrixKernel.Padded(channels);
+    public int Pixels => height * width;
+    public long Floats => (long)Pixels * Stride;
+    public float* Data { get; set; }
+
+    /// <summary>What lies around an image: a pixel of zeros.</summary>
+    public static float* Zeros => zeros.Data;
+
+    public long Offset(int image, int y, int x) => ((long)image * Pixels + y * width + x) * Stride;
+
+    public float* PixelOrZeros(int image, int y, int x) => (uint)y < (uint)height && (uint)x < (uint)width ? Data + Offset(image, y, x) : Zeros;
+}
+
+/// <summary>One layer, or a few that are computed together, cut into items that threads take one after the other.</summary>
+internal abstract unsafe class VectorStep(Maps output, params Maps?[] inputs) : IDisposable
+{
+    public Maps Output => output;
+
+    public Maps?[] Inputs => inputs;
+
+    /// <summary>Floats of its own that a thread needs.</summary>
+    public virtual long Scratch => 0;
+
+    public abstract int Items(int images, int threads);
+
+    public abstract void Run(int item, int images, int threads, float* scratch);
+
+    public virtual void Dispose()
+    {
+    }
+
+    /// <summary>How many of <paramref name="count"/> rows an item takes: whole blocks of rows, as many items for each thread, so that threads end together.</summary>
+    protected static int Share(int count, int threads, int most)
+    {
+        var items = (count + most * threads - 1) / (most * threads) * threads;
+        return ((count + items - 1) / items + MatrixKernel.Rows - 1) / MatrixKernel.Rows * MatrixKernel.Rows;
+    }
+}
+
+/// <summary>A convolution's numbers, with the limits of the activation behind it.</summary>
+internal sealed unsafe class ConvolutionWeights : IDisposable
+{
+    private readonly Tensor values; // [outputs, inputs of a group, kernel, kernel]
+
+    public ConvolutionWeights(Conv2d conv, float low, float high)
+    {
+        (Low, High) = (low, high);
+        using var none = no_grad();
+        using var weight = conv.weight!.detach();
+        values = weight.contiguous().DetachFromDisposeScope();
+        (Inputs, Outputs, Kernel) = ((int)values.shape[1], (int)values.shape[0], (int)values.shape[2]);
+        (Stride, Padding, Dilation) = ((int)conv.stride![0], (int)conv.padding![0], (int)conv.dilation![0]);
+        Bias = new Floats(MatrixKernel.Padded(Outputs) + MatrixKernel.Lanes);
+        conv.bias?.data<float>().CopyTo(new Span<float>(Bias.Data, Outputs));
+    }
+
+    public float Low { get; }
+    public float High { get; }
+
+    /// <summary>Of one group.</summary>
+    public int Inputs { get; }
+    public int Outputs { get; }
+    public int Kernel { get; }
+    public int Stride { get; }
+    public int Padding { get; }
+    public int Dilation { get; }
+    public Floats Bias { get; }
+
+    public float* Values => (float*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(values.bytes));
+
+    public void Dispose()
+    {
+        values.Dispose();
+        Bias.Dispose();
+    }
+}
+
+/// <summary>Images as torch has them, [N, 3, H, W], turned to [N, H, W, 3] with the first convolution's border of zeros.</summary>
+internal sealed unsafe class Picture(Maps output, int padding) : VectorStep(output)
+{
+    public float* Source { get; set; }
+
+    public override int Items(int images, int threads) => images * Output.Height;
+
+    public override void Run(int item, int images, int threads, float* scratch)
+    {
+        var (height, width) = (Output.Height - 2 * padding, Output.Width - 2 * padding);
+        var (image, y) = (item / Output.Height, item % Output.Height - padding);
+        var to = Output.Data + (long)item * Output.Width * 3;
+        new Span<float>(to, Output.Width * 3).Clear();
+        if ((uint)y >= (uint)height)
+            return;
+        var from = Source + ((long)image * 3 * height + y) * width;
+        to += 3 * padding;
+        for (var x = 0; x < width; x++, to += 3)
+            (to[0], to[1], to[2]) = (from[x], from[x + (long)height * width], from[x + 2L * height * width]);
+    }
+}
+
+/// <summary>A convolution as products of matrices: pixels gathered with their neighbours, times weights.</summary>
+/// <remarks>
+/// Groups narrower than a register are computed together, with zeros between them: ResNeXt's groups of 4 as blocks of 16 channels. That multiplies
+/// four times as often and is faster than to use a quarter of each register.
+/// </remarks>
+internal sealed unsafe class Convolution : VectorStep
+{
+    private readonly Maps input;
+    private readonly Maps? add;
+    private readonly ConvolutionWeights weights;
+    private readonly Floats packed;
+    private readonly int blocks, wide, depth, columns, distance, most;
+    private readonly bool isPicture, gathers;
+
+    public Convolution(ConvolutionWeights weights, Maps input, Maps output, Maps? add) : base(output, input, add)
+    {
+        (this.weights, this.input, this.add) = (weights, input, add);
+        isPicture = input.Stride == input.Channels && input.Channels < MatrixKernel.Lanes;
+        wide = weights.Inputs == input.Channels ? input.Channels : Math.Max(MatrixKernel.Lanes, weights.Inputs);
+        blocks = input.Channels / wide;
+        columns = blocks == 1 ? output.Stride : wide;
+        depth = weights.Kernel * weights.Kernel * wide;
+        gathers = weights.Kernel > 1 || weights.Stride > 1 || weights.Padding > 0 || blocks > 1 || MatrixKernel.Spread(input.Stride) != input.Stride;
+        distance = gathers ? MatrixKernel.Spread(depth) : input.Stride;
+        most = gathers ? Math.Clamp((1 << 16) / distance / MatrixKernel.Rows, 2, 8) * MatrixKernel.Rows : 96;
+        packed = new Floats((long)blocks * depth * columns);
+        for (var o = 0; o < weights.Outputs; o++)
+            for (var i = 0; i < weights.Inputs; i++)
+                for (var tap = 0; tap < weights.Kernel * weights.Kernel; tap++)
+                {
+                    var (block, column) = blocks == 1 ? (0, o) : (o / wide, o % wide);
+                    var row = tap * wide + (blocks == 1 ? i : column / weights.Inputs * weights.Inputs + i);
+                    packed.Data[(long)block * depth * columns + MatrixKernel.At(row, column, depth, columns)] = weights.Values[((long)o * weights.Inputs + i) * weights.Kernel * weights.Kernel + tap];
+                }
+    }
+
+    public override long Scratch => gathers ? (long)(most + MatrixKernel.Rows) * distance + MatrixKernel.Lanes : 0;
+
+    /// <summary>Channels that are computed together.</summary>
+    public static long GroupOf(Conv2d conv) => Math.Max(MatrixKernel.Lanes, conv.in_channels / conv.groups);
+
+    public override int Items(int images, int threads) => (images * Output.Pixels + PixelsOf(images, threads) - 1) / PixelsOf(images, threads);
+
+    public override void Run(int item, int images, int threads, float* scratch)
+    {
+        var from = item * PixelsOf(images, threads);
+        var count = Math.Min(PixelsOf(images, threads), images * Output.Pixels - from);
+        for (var block = 0; block < blocks; block++)
+        {
+            if (gathers)
+                for (var i = 0; i < count; i++)
+                    Gather(from + i, block, scratch + (nint)i * distance);
+            var at = (long)from * Output.Stride + block * columns;
+            MatrixKernel.Multiply(gathers ? scratch : input.Data + (long)from * distance, distance, count, packed.Data + (long)block * depth * columns, depth, columns,
+                weights.Bias.Data + block * columns, Output.Data + at, Output.Stride, add is null ? null : add.Data + at, weights.Low, weights.High);
+        }
+    }
+
+    public override void Dispose()
+    {
+        packed.Dispose();
+        weights.Dispose();
+    }
+
+    private int PixelsOf(int images, int threads) => Share(images * Output.Pixels, threads, most);
+
+    private void Gather(int pixel, int block, float* to)
+    {
+        var (image, y, x) = (pixel / Output.Pixels, pixel / Output.Width % Output.Height * weights.Stride, pixel % Output.Width * weights.Stride);
+        if (isPicture)
+            for (var i = 0; i < weights.Kernel; i++, to += weights.Kernel * wide)
+                Copy(input.Data + input.Offset(image, y + i, x), to, weights.Kernel * wide);
+        else
+            for (var i = 0; i < weights.Kernel; i++)
+                for (var j = 0; j < weights.Kernel; j++, to += wide)
+                    Copy(input.PixelOrZeros(image, y + i * weights.Dilation - weights.Padding, x + j * weights.Dilation - weights.Padding) + block * wide, to, wide);
+    }
+
+    /// <summary>Up to 15 floats more than asked for, which the next copy overwrites.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Copy(float* from, float* to, int count)
+    {
+        for (var i = 0; i < count; i += MatrixKernel.Lanes)
+            Vector512.Load(from + i).Store(to + i);
+    }
+}
+
+/// <summary>
+/// A filter of each channel by itself, with the 1x1 convolutions before and behind it: MobileNetV2's inverted residual (Sandler et al. 2018), some rows at
+/// a time, so that the activations between, six times as wide, stay in the cache.
+/// </summary>
+internal sealed unsafe class InvertedResidual : VectorStep
+{
+    private const int HeldFloats = 1 << 17; // of expanded rows: half of a second cache of 1 MiB
+    private const int Together = 4; // pixels that are filtered together share the loads of weights
+
+    private readonly Maps input;
+    private readonly Maps? add;
+    private readonly ConvolutionWeights? expand, project;
+    private readonly ConvolutionWeights filter;
+    private readonly Floats? expanding, projecting;
+    private readonly Floats filtering; // [taps, channels]
+    private readonly int wide, kernel, stride, stripe; // stripe: output rows at a time
+
+    public InvertedResidual(ConvolutionWeights? expand, ConvolutionWeights filter, ConvolutionWeights? project, Maps input, Maps output, Maps? add) : base(output, input, add)
+    {
+        (this.expand, this.filter, this.project, this.input, this.add) = (expand, filter, project, input, add);
+        (wide, kernel, stride) = (MatrixKernel.Padded(filter.Outputs), filter.Kernel, filter.Stride);
+        stripe = Math.Clamp((HeldFloats / (wide * input.Width) - kernel) / stride + 1, 1, output.Height);
+        expanding = expand is null ? null : Pack(expand, wide);
+        projecting = project is null ? null : Pack(project, output.Stride);
+        filtering = new Floats((long)kernel * kernel * wide);
+        for (var channel = 0; channel < filter.Outputs; channel++)
+            for (var tap = 0; tap < kernel * kernel; tap++)
+                filtering.Data[tap * wide + channel] = filter.Values[channel * kernel * kernel + tap];
+    }
+
+    private int Held => Math.Min(input.Height, (stripe - 1) * stride + kernel); // expanded rows
+
+    public override long Scratch => (long)(Held * input.Width + stripe * Output.Width + 2 * MatrixKernel.Rows) * wide;
+
+    public override int Items(int images, int threads) => images * Bands(images, threads);
+
+    public override void Run(int item, int images, int threads, float* scratch)
+    {
+        var bands = Bands(images, threads);
+        var (image, band) = (item / bands, item % bands);
+        var (y, end) = (Output.Height * band / bands, Output.Height * (band + 1) / bands);
+        var filtered = scratch + (long)(Held * input.Width + MatrixKernel.Rows) * wide;
+        var rows = expand is null ? input.Data + input.Offset(image, 0, 0) : scratch;
+        var (first, last) = (0, expand is null ? input.Height : 0); // the rows that lie there
+        for (; y < end; y += stripe)
+        {
+            var count = Math.Min(stripe, end - y);
+            if (expand is not null)
+            {
+                var (from, until) = (Math.Max(0, y * stride - filter.Padding), Math.Min(input.Height, (y + count - 1) * stride - filter.Padding + kernel));
+                var kept = Math.Max(0, last - from);
+                if (kept > 0)
+                    Buffer.MemoryCopy(rows + (long)(from - first) * input.Width * wide, rows, long.MaxValue, (long)kept * input.Width * wide * sizeof(float));
+                MatrixKernel.Multiply(input.Data + input.Offset(image, from + kept, 0), input.Stride, (until - from - kept) * input.Width, expanding!.Data, input.Channels, wide,
+                    expand.Bias.Data, rows + (long)kept * input.Width * wide, wide, null, expand.Low, expand.High);
+                (first, last) = (from, until);
+            }
+            var at = Output.Offset(image, y, 0);
+            Filter(rows, first, last, y, count, project is null ? Output.Data + at : filtered);
+            if (project is not null)
+                MatrixKernel.Multiply(filtered, wide, count * Output.Width, projecting!.Data, filter.Outputs, Output.Stride, project.Bias.Data, Output.Data + at, Output.Stride,
+                    add is null ? null : add.Data + at, project.Low, project.High);
+        }
+    }
+
+    public override void Dispose()
+    {
+        foreach (var held in (IDisposable?[])[expand, filter, project, expanding, filtering, projecting])
+            held?.Dispose();
+    }
+
+    /// <summary>Parts of an image: one, where there are images enough, as rows at a part's edge are expanded twice.</summary>
+    private int Bands(int images, int threads) => images % threads == 0 || images >= 4 * threads ? 1 : Math.Min(2 * threads, (Output.Height + stripe - 1) / stripe);
+
+    private static Floats Pack(ConvolutionWeights weights, int columns)
+    {
+        var packed = new Floats((long)weights.Inputs * columns);
+        for (var o = 0; o < weights.Outputs; o++)
+            for (var i = 0; i < weights.Inputs; i++)
+                packed.Data[MatrixKernel.At(i, o, weights.Inputs, columns)] = weights.Values[o * weights.Inputs + i];
+        return packed;
+    }
+
+    /// <param name="rows">Input rows from <paramref name="first"/> until <paramref name="last"/>; all around them counts as zeros.</param>
+    private void Filter(float* rows, int first, int last, int y, int count, float* to)
+    {
+        for (var end = y + count; y < end; y++)
+        {
+            var top = y * stride - filter.Padding;
+            var (above, below) = (Math.Max(0, first - top), Math.Min(kernel, last - top)); // the window's rows that are in the image
+            for (var (x, together) = (0, 0); x < Output.Width; x += together, to += together * wide)
+            {
+                var left = x * stride - filter.Padding;
+                together = left >= 0 && x + Together <= Output.Width && left + (Together - 1) * stride + kernel <= input.Width ? Together : 1;
+                var from = rows + ((long)(top + above - first) * input.Width + left) * wide;
+                if (together == 1)
+                    FilterPixel(from, above, below, Math.Max(0, -left), Math.Min(kernel, input.Width - left), to);
+                else
+                    FilterPixels(from, above, below, to);
+            }
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private void FilterPixel(float* from, int above, int below, int before, int behind, float* to)
+    {
+        float* weights = filtering.Data, bias = filter.Bias.Data;
+        var (low, high) = (Vector512.Create(filter.Low), Vector512.Create(filter.High));
+        for (var channel = 0; channel < wide; channel += MatrixKernel.Lanes)
+        {
+            var sum = Vector512.Load(bias + channel);
+            for (var row = above; row < below; row++)
+                for (var column = before; column < behind; column++)
+                    sum = Vector512.FusedMultiplyAdd(Vector512.Load(from + ((nint)(row - above) * input.Width + column) * wide + channel),
+                        Vector512.Load(weights + (row * kernel + column) * wide + channel), sum);
+            MatrixKernel.Clamp(sum, null, low, high).Store(to + channel);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private void FilterPixels(float* from, int above, int below, float* to)
+    {
+        float* weights = filtering.Data + above * kernel * wide, bias = filter.Bias.Data;
+        var (low, high) = (Vector512.Create(filter.Low), Vector512.Create(filter.High));
+        nint channels = wide, next = stride * wide, line = (nint)(input.Width - kernel) * wide;
+        for (nint channel = 0; channel < channels; channel += MatrixKernel.Lanes)
+        {
+            var a = Vector512.Load(bias + channel);
+            Vector512<float> b = a, c = a, d = a;
+            float* pixel = from + channel, weight = weights + channel;
+            for (var row = above; row < below; row++, pixel += line)
+                for (var column = 0; column < kernel; column++, pixel += channels, weight += channels)
+                {
+                    var w = Vector512.Load(weight);
+                    a = Vector512.FusedMultiplyAdd(Vector512.Load(pixel), w, a);
+                    b = Vector512.FusedMultiplyAdd(Vector512.Load(pixel + next), w, b);
+                    c = Vector512.FusedMultiplyAdd(Vector512.Load(pixel + 2 * next), w, c);
+                    d = Vector512.FusedMultiplyAdd(Vector512.Load(pixel + 3 * next), w, d);
+                }
+            MatrixKernel.Clamp(a, null, low, high).Store(to + channel);
+            MatrixKernel.Clamp(b, null, low, high).Store(to + channel + channels);
+            MatrixKernel.Clamp(c, null, low, high).Store(to + channel + 2 * channels);
+            MatrixKernel.Clamp(d, null, low, high).Store(to + channel + 3 * channels);
+        }
+    }
+}
+
+/// <summary>The largest of the pixels under a window that are in the image.</summary>
+internal sealed unsafe class MaxPool(Maps input, Maps output, int kernel, int stride, int padding) : VectorStep(output, input)
+{
+    public static MaxPool Of(MaxPool2d pool, Maps input)
+    {
+        var (kernel, padding) = ((int)pool.kernel_size![0], (int)(pool.padding?[0] ?? 0));
+        var stride = (int)(pool.stride?[0] ?? kernel);
+        return new MaxPool(input, new Maps((input.Height + 2 * padding - kernel) / stride + 1, (input.Width + 2 * padding - kernel) / stride + 1, input.Channels), kernel, stride, padding);
+    }
+
+    public override int Items(int images, int threads) => images * Output.Height;
+
+    public override void Run(int item, int images, int threads, float* scratch)
+    {
+        var (image, y) = (item / Output.Height, item % Output.Height);
+        var (top, bottom) = (Math.Max(0, y * stride - padding), Math.Min(input.Height, y * stride - padding + kernel));
+        for (var x = 0; x < Output.Width; x++)
+        {
+            var (left, right) = (Math.Max(0, x * stride - padding), Math.Min(input.Width, x * stride - padding + kernel));
+            for (var channel = 0; channel < input.Stride; channel += MatrixKernel.Lanes)
+            {
+                var most = Vector512.Create(float.NegativeInfinity);
+                for (var row = top; row < bottom; row++)
+                {
+                    var at = input.Data + input.Offset(image, row, left) + channel;
+                    for (var column = left; column < right; column++, at += input.Stride)
+                        most = Vector512.Max(most, Vector512.Load(at));
+                }
+                most.Store(Output.Data + Output.Offset(image, y, x) + channel);
+            }
+        }
+    }
+}
