@@ -152,6 +152,36 @@ public sealed class RecipeTests : IDisposable
         }
     }
 
+    [Theory, InlineData(OptimizerKind.Adam), InlineData(OptimizerKind.AdamW)]
+    public void Adams_steps_are_PyTorchs(OptimizerKind kind)
+    {
+        using var scope = NewDisposeScope();
+        LabRuntime.Seed(1);
+        using var model = nn.Sequential(nn.Conv2d(5, 7, 3), nn.BatchNorm2d(7), nn.Conv2d(7, 7, 3, groups: 7), nn.Conv2d(7, 9, 1), nn.Linear(300, 301));
+        using var expected = nn.Sequential(nn.Conv2d(5, 7, 3), nn.BatchNorm2d(7), nn.Conv2d(7, 7, 3, groups: 7), nn.Conv2d(7, 9, 1), nn.Linear(300, 301));
+        using (var start = new WeightCopy(model))
+            start.CopyTo(expected);
+        TensorLayout.Weights(model, channelsLast: true);
+        var pairs = model.parameters().Zip(expected.parameters()).ToList();
+        using var optimizer = new TrainingOptimizer(new Recipe { Optimizer = kind, WeightDecay = 0.1 }, model, 1e-3);
+        var (weights, others) = (pairs.Select(p => p.Second).Where(p => p.dim() > 1), pairs.Select(p => p.Second).Where(p => p.dim() <= 1));
+        using optim.Optimizer theirs = kind == OptimizerKind.Adam
+            ? optim.Adam([new TorchSharp.Modules.Adam.ParamGroup(weights, weight_decay: 0.1), new TorchSharp.Modules.Adam.ParamGroup(others)], 1e-3)
+            : optim.AdamW([new TorchSharp.Modules.AdamW.ParamGroup(weights, weight_decay: 0.1), new TorchSharp.Modules.AdamW.ParamGroup(others, weight_decay: 0)], 1e-3);
+        for (var step = 1; step <= 20; step++)
+        {
+            foreach (var (own, other) in pairs)
+            {
+                other.grad = randn_like(other) * Math.Pow(10, step % 5 - 3);
+                own.grad = zeros_like(own).copy_(other.grad); // lies as its parameter does
+            }
+            optimizer.Step();
+            theirs.step();
+            foreach (var (own, other) in pairs)
+                Assert.True((own - other).abs().max().item<float>() < 1e-6f * step, $"step {step}, {string.Join('x', own.shape)}");
+        }
+    }
+
     [Theory, InlineData(1), InlineData(2)]
     public void Penalties_in_the_loss_have_the_gradients_of_the_sums(int accumulate)
     {

@@ -54,7 +54,7 @@ internal sealed record Group(string Name, string[] Sides, Row[] Rows, Func<JsonO
         yield return new Group("experiment", ["here-float32", "here-bfloat16", "eager", "optimized", "original"],
         [
             new Row(ExperimentName, "here-float32", ["eager", "optimized"], 3, Unit: "image passes/s", Note: SameLosses),
-            new Row(ExperimentName + ", bfloat16 features", "here-bfloat16", ["eager", "optimized"], 3, Unit: "image passes/s", Note: SameLosses),
+            new Row(ExperimentName + ", in bfloat16", "here-bfloat16", ["eager", "optimized"], 3, Unit: "image passes/s", Note: SameLosses),
             new Row(ExperimentName + ", against the original's way", "here-float32", ["original"], 10, Unit: "image passes/s", Note: (_, _, answers) => (string)answers["original"]["measured"]!),
         ], () => Experiment(folder), Once: true);
     }

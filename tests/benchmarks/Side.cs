@@ -106,7 +106,7 @@ internal static class Side
     private static Work Training(VisionModel model, int batch, int size)
     {
         model.train();
-        TensorLayout.Weights(model, channelsLast: true); // as the trainer does
+        TensorLayout.Weights(model, channelsLast: true);
         var images = TensorLayout.ChannelsLast(Images(batch, size));
         var labels = arange(batch).remainder(2);
         var optimizer = new TrainingOptimizer(new Recipe(), model, 1e-4);
@@ -114,7 +114,8 @@ internal static class Side
         {
             using var scope = NewDisposeScope();
             optimizer.Forget();
-            nn.functional.cross_entropy(model.call(images), labels).backward();
+            using var pass = new TrainingPass(); // as the trainer does
+            pass.Backward(nn.functional.cross_entropy(model.Head.call(pass.Features(model, images)), labels));
             optimizer.Step();
         }, batch);
     }
@@ -162,7 +163,7 @@ internal static class Side
         var images = Files(job).Select((file, i) => new FaceImage(Path.GetFileName(file), file, i % 2, null, FaceParts.None, i)).ToList();
         var train = (int)job["train"]!;
         var split = new DataSplit(images[..train], images[train..], [], ExperimentSeed);
-        var recipe = ExperimentRecipe(job["orders"]!.AsArray().Count, (int)job["batch"]!) with { FeaturePrecision = precision };
+        var recipe = ExperimentRecipe(job["orders"]!.AsArray().Count, (int)job["batch"]!) with { FeaturePrecision = precision, TrainingPrecision = precision };
         var says = new JsonObject();
         return new Work(() =>
         {

@@ -153,6 +153,8 @@ public sealed class EfficientNet : VisionModel
 
         public bool Adds => adds;
 
+        public double Drop => drop;
+
         public override Tensor forward(Tensor x)
         {
             if (!adds)

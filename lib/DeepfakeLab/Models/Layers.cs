@@ -42,6 +42,9 @@ internal static class Layers
 
         IReadOnlyList<nn.Module> Shortcut => [];
 
+        /// <summary>Probability that training drops the branch of an image (<see cref="StochasticDepth"/>).</summary>
+        double Drop => 0;
+
         /// <summary>Whether a ReLU follows the sum.</summary>
         bool EndsInReLU => false;
     }

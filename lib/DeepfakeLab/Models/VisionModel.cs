@@ -142,6 +142,9 @@ public abstract class VisionModel : nn.Module<Tensor, Tensor>
     /// <summary>The feature vectors [N, F] that enter the head.</summary>
     public Tensor Features(Tensor x) => Run(x, 0, stages.Count);
 
+    /// <summary>The same from the activations that enter <paramref name="stage"/>; null for images.</summary>
+    internal Tensor FeaturesFrom(Tensor h, string? stage) => Run(h, stage is null ? 0 : IndexOf(stage), stages.Count);
+
     /// <summary>The activations that enter <paramref name="stage"/>: for the first the images themselves, for the head the features [N, F].</summary>
     /// <exception cref="ModelException">There is no such stage.</exception>
     public Tensor ForwardUntil(Tensor x, string stage) => Run(x, 0, IndexOf(stage));

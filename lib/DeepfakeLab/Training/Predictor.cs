@@ -6,7 +6,8 @@ namespace DeepfakeLab;
 /// <summary>Runs a trained model on images, in eval mode and without gradients.</summary>
 public static class Predictor
 {
-    private const int BatchSize = 64;
+    /// <summary>Images at a time. A processor keeps what it computes of 16 closer (MobileNetV2: 108 images a second, 70 with 64), and can be interrupted sooner.</summary>
+    private const int BatchSize = 64, BatchSizeOnProcessor = 16;
 
     /// <summary>How probable the model holds each class for each image.</summary>
     /// <param name="model">A model with one output a class.</param>
@@ -81,9 +82,10 @@ public static class Predictor
     /// <summary>Where batches begin and how long they are. In training mode none has one image alone: batch norm has no variance over one.</summary>
     internal static IEnumerable<(int From, int Count)> Batches(int images, bool trainingMode)
     {
+        var most = trainingMode || LabRuntime.Device.type != DeviceType.CPU ? BatchSize : BatchSizeOnProcessor;
         for (var from = 0; from < images;)
         {
-            var count = Math.Min(BatchSize, images - from);
+            var count = Math.Min(most, images - from);
             if (trainingMode && images - from - count == 1)
                 count++;
             yield return (from, count);

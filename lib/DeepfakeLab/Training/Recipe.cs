@@ -88,8 +88,8 @@ public sealed record Recipe
     public Precision FeaturePrecision { get; init; }
 
     /// <summary>
-    /// What layers that learn compute in, in the second phase. With <see cref="Precision.BFloat16"/>, for GPUs, weights, batch norms and the optimizer stay
-    /// in float32 ("mixed precision"), and images are scored in float32.
+    /// What layers that learn compute in, in the second phase. With <see cref="Precision.BFloat16"/>, for GPUs and processors that have it, weights, batch norms and the
+    /// optimizer stay in float32 ("mixed precision"), and images are scored in float32.
     /// </summary>
     public Precision TrainingPrecision { get; init; }
 

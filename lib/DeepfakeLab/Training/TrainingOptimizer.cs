@@ -9,6 +9,9 @@ internal sealed class TrainingOptimizer : IDisposable
     private readonly OptimizerHelper optimizer;
     private readonly double[] factors; // of each parameter group's rate
     private readonly Parameter[] learning;
+    private readonly (int Group, double Decay)[] belongs; // each parameter to its group
+    private readonly OptimizerState[] states; // of each parameter
+    private readonly bool decouples; // AdamW's decay
 
     /// <summary>Over those of <paramref name="part"/>'s parameters that ask for gradients.</summary>
     /// <param name="factor">A parameter's share of the rate; null for 1.</param>
@@ -22,12 +25,15 @@ internal sealed class TrainingOptimizer : IDisposable
             .Select(g => (g.Key.Factor, Decay: g.Key.Decays ? recipe.WeightDecay : 0, Parameters: g.ToList())).ToList();
         factors = [.. groups.Select(g => g.Factor)];
         learning = [.. groups.SelectMany(g => g.Parameters)];
+        belongs = [.. groups.SelectMany((g, i) => g.Parameters.Select(_ => (i, g.Decay)))];
+        decouples = recipe.Optimizer == OptimizerKind.AdamW;
         optimizer = recipe.Optimizer switch
         {
             OptimizerKind.Adam => optim.Adam(groups.Select(g => new Adam.ParamGroup(g.Parameters, weight_decay: g.Decay)), rate),
             OptimizerKind.Sgd => optim.SGD(groups.Select(g => new SGD.ParamGroup(g.Parameters, rate, recipe.Momentum, weight_decay: g.Decay)), rate, recipe.Momentum),
             _ => optim.AdamW(groups.Select(g => new AdamW.ParamGroup(g.Parameters, weight_decay: g.Decay)), rate),
         };
+        states = [.. optimizer.state_dict().State];
         Rate = rate;
     }
 
@@ -50,14 +56,47 @@ internal sealed class TrainingOptimizer : IDisposable
             parameter.grad = null;
     }
 
-    public void Step() => optimizer.step();
+    /// <remarks>Adam's on the processor is <see cref="AdamKernel"/>'s, where all gradients lie in memory as their parameters do.</remarks>
+    public void Step()
+    {
+        if (!StepAtOnce())
+            optimizer.step();
+    }
+
+    private bool StepAtOnce()
+    {
+        using var scope = NewDisposeScope();
+        var (all, moved, rates) = (new List<AdamKernel.Numbers>(), new List<OptimizerState>(), optimizer.ParamGroups.Select(g => g.LearningRate).ToArray());
+        foreach (var (i, parameter) in learning.Index())
+        {
+            if (parameter.grad is not { } gradient)
+                continue;
+            var (step, mean, square) = states[i] switch
+            {
+                AdamW.State s => (s.step + 1, s.exp_avg, s.exp_avg_sq),
+                Adam.State s => (s.step + 1, s.exp_avg, s.exp_avg_sq),
+                _ => (0, null, null),
+            };
+            if (mean is null || square is null || AdamKernel.Find(parameter) is not { } value || AdamKernel.Find(gradient) is not { } own || AdamKernel.Find(mean) is not { } first || AdamKernel.Find(square) is not { } second
+                || own.ChannelsLast != value.ChannelsLast || first.ChannelsLast != value.ChannelsLast || second.ChannelsLast != value.ChannelsLast)
+                return false;
+            var (rate, decay) = (rates[belongs[i].Group], belongs[i].Decay);
+            all.Add(new(value.Begin, own.Begin, first.Begin, second.Begin, parameter.numel(), new((float)(decouples ? 1 - rate * decay : 1), (float)(decouples ? 0 : decay),
+                (float)(rate / (1 - Math.Pow(AdamKernel.Beta1, step))), (float)Math.Sqrt(1 - Math.Pow(AdamKernel.Beta2, step)))));
+            moved.Add(states[i]);
+        }
+        AdamKernel.Step(all);
+        foreach (var state in moved)
+            _ = state is AdamW.State s ? s.step++ : ((Adam.State)state).step++;
+        return true;
+    }
 
     public void Dispose() => optimizer.Dispose();
 
     /// <summary>Everything that the optimizer remembers between steps, by name: moments and, for Adam, the number of steps.</summary>
     public IEnumerable<(string Key, Tensor Value)> State()
     {
-        foreach (var (i, state) in States())
+        foreach (var (i, state) in states.Index())
             switch (state)
             {
                 case AdamW.State s:
@@ -79,7 +118,7 @@ internal sealed class TrainingOptimizer : IDisposable
     /// <summary>Takes back what <see cref="State"/> gave.</summary>
     public void Restore(IReadOnlyDictionary<string, Tensor> saved)
     {
-        foreach (var (i, state) in States())
+        foreach (var (i, state) in states.Index())
             switch (state)
             {
                 case AdamW.State s:
@@ -97,6 +136,4 @@ internal sealed class TrainingOptimizer : IDisposable
                     break;
             }
     }
-
-    private IEnumerable<(int Index, OptimizerState State)> States() => optimizer.state_dict().State.Index();
 }

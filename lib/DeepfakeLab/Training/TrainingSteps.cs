@@ -25,6 +25,7 @@ internal sealed class TrainingSteps : IDisposable
     private readonly int fakeClass; // -1 where no name tells of replaced parts
     private readonly bool makesFakes;
     private readonly MixedPrecision? lowPrecision;
+    private TrainingPass? pass; // of the step at hand; null where libtorch does all of it
 
     public TrainingSteps(
         VisionModel model, Recipe recipe, FitOptions options, DataSplit split, Preprocessing preprocessing, ImageStore images, CancellationToken cancellation)
@@ -91,13 +92,13 @@ internal sealed class TrainingSteps : IDisposable
         var made = makesFakes ? Make(ref pixels, indices, epoch) : [];
         var (input, mixed, (partner, share)) = Mix(preprocessing.Normalize(recipe.Augmentation.Apply(pixels, seeds)), Targets(indices, made), indices.Length, epoch, batch);
         if (Parts is null)
-            return Step(optimizer, part, () => Loss(Run((m, x) => m.call(x), TensorLayout.ChannelsLast(input)), mixed, weightsWithMade), () => Name(indices, epoch, batch));
+            return Step(optimizer, part, () => Loss(Head(Features(TensorLayout.ChannelsLast(input))), mixed, weightsWithMade), () => Name(indices, epoch, batch));
         var parts = tensor(indices.SelectMany((i, at) => PartHead.Targets(split.Train[i].Replaced, recipe.Augmentation.Mirrors(seeds[at]))).ToArray(), [indices.Length, 4], device: LabRuntime.Device);
         var known = tensor(indices.Select((_, at) => made.Contains(at) ? 0f : 1f).ToArray(), [indices.Length, 1], device: LabRuntime.Device);
         if (partner is not null)
             (parts, known) = (parts.lerp(parts.index_select(0, partner), 1 - share), minimum(known, known.index_select(0, partner)));
         Tensor? features = null;
-        return Step(optimizer, part, () => Loss(Run((m, x) => m.Head.call(x), features = Run((m, x) => m.Features(x), TensorLayout.ChannelsLast(input))), mixed, weightsWithMade),
+        return Step(optimizer, part, () => Loss(Head(features = Features(TensorLayout.ChannelsLast(input))), mixed, weightsWithMade),
             () => Name(indices, epoch, batch), () => recipe.PartsLoss * Parts.Loss(features!, parts, known));
     }
 
@@ -105,7 +106,7 @@ internal sealed class TrainingSteps : IDisposable
     public double OnFeatures(TrainingOptimizer optimizer, FrozenFeatures features, int[] indices, int epoch, int batch, PartOfStep part)
     {
         var (input, targets, _) = Mix(features.Batch(indices, epoch), Targets(indices, []), indices.Length, epoch, batch);
-        return Step(optimizer, part, () => Loss(Run((m, x) => m.ForwardFrom(x, recipe.Cut!), input.dim() == 4 ? TensorLayout.ChannelsLast(input) : input), targets),
+        return Step(optimizer, part, () => Loss(Head(Features(input.dim() == 4 ? TensorLayout.ChannelsLast(input) : input, recipe.Cut)), targets),
             () => Name(indices, epoch, batch));
     }
 
@@ -113,8 +114,11 @@ internal sealed class TrainingSteps : IDisposable
     public double OnHead(TrainingOptimizer optimizer, Tensor features, Tensor targets) =>
         Step(optimizer, PartOfStep.Whole, () => Loss(model.Head.call(features), targets), () => "head batch");
 
-    /// <summary>Part of the model, in the precision that the recipe asks for.</summary>
-    private Tensor Run(Func<VisionModel, Tensor, Tensor> function, Tensor input) => lowPrecision?.Run(function, input) ?? function(model, input);
+    /// <summary>The features of images, or of what enters the stage <paramref name="from"/>, computed as it is fastest in the precision that the recipe asks for.</summary>
+    private Tensor Features(Tensor input, string? from = null) =>
+        pass?.Features(model, input, from) ?? lowPrecision?.Run((m, x) => m.FeaturesFrom(x, from), input) ?? model.FeaturesFrom(input, from);
+
+    private Tensor Head(Tensor features) => lowPrecision?.Run((m, x) => m.Head.call(x), features) ?? model.Head.call(features);
 
     private Tensor Loss(Tensor logits, Tensor targets, Tensor? weights = null) =>
         nn.functional.cross_entropy(logits, targets, weight: weights ?? classWeights, label_smoothing: recipe.LabelSmoothing);
@@ -124,6 +128,8 @@ internal sealed class TrainingSteps : IDisposable
     {
         if (part.First)
             optimizer.Forget();
+        using var own = lowPrecision is null && TrainingPass.Fits(model) ? new TrainingPass() : null;
+        pass = own;
         var loss = classification();
         var value = loss.to(ScalarType.Float64).item<double>();
         if (!double.IsFinite(value))
@@ -132,7 +138,10 @@ internal sealed class TrainingSteps : IDisposable
             loss += auxiliary();
         if (part.Batches > 1)
             loss /= part.Batches;
-        loss.backward();
+        if (pass is not null)
+            pass.Backward(loss);
+        else
+            loss.backward();
         lowPrecision?.TakeGradients();
         if (!part.Last)
             return value;

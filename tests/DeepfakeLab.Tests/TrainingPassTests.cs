@@ -1,0 +1,176 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab.Tests;
+
+/// <summary>Norms, activations and sums computed as one, beside libtorch's own layers.</summary>
+public sealed class TrainingPassTests
+{
+    public static TheoryData<string> Activations => ["none", "relu", "relu6", "silu", "hardswish", "sum", "sum-relu"];
+
+    /// <summary>Shapes of one to many rows a thread and a block of 128, with rows left over in each; numbers far from zero, as sums of squares must bear.</summary>
+    [Theory]
+    [MemberData(nameof(Activations))]
+    public void Forward_and_back_are_libtorchs_in_float64(string activation)
+    {
+        foreach (var (n, channels, height, width) in ((int, int, int, int)[])[(6, 8, 1, 1), (3, 24, 7, 5), (4, 40, 13, 11), (2, 96, 31, 17)])
+        {
+            using var scope = NewDisposeScope();
+            LabRuntime.Seed(channels);
+            var norm = nn.BatchNorm2d(channels, momentum: 0.3);
+            using (no_grad())
+            {
+                norm.weight!.copy_(randn(channels));
+                norm.bias!.copy_(randn(channels));
+            }
+            var x = TensorLayout.ChannelsLast(randn(n, channels, height, width) * 3 + 20 * randn(1, channels, 1, 1)).requires_grad_();
+            var shortcut = TensorLayout.ChannelsLast(randn(n, channels, height, width)).requires_grad_();
+            var weights = randn(n, channels, height, width);
+
+            var exact = nn.BatchNorm2d(channels, momentum: 0.3, dtype: ScalarType.Float64);
+            exact.load_state_dict(norm.state_dict());
+            var (exactX, exactShortcut) = (x.detach().to(ScalarType.Float64).requires_grad_(), shortcut.detach().to(ScalarType.Float64).requires_grad_());
+            var z = exact.call(exactX);
+            var expected = activation switch
+            {
+                "relu" => z.relu(),
+                "relu6" => nn.functional.relu6(z),
+                "silu" => nn.functional.silu(z),
+                "hardswish" => nn.functional.hardswish(z),
+                "sum" => z + exactShortcut,
+                "sum-relu" => (z + exactShortcut).relu(),
+                _ => z,
+            };
+            (expected * weights).sum().backward();
+
+            using var pass = new TrainingPass();
+            var made = x.alias(); // as by a layer: the pass lets go of it
+            var y = activation switch
+            {
+                "relu" => pass.Norm(norm, nn.ReLU(), made, null),
+                "relu6" => pass.Norm(norm, nn.ReLU6(), made, null),
+                "silu" => pass.Norm(norm, nn.SiLU(), made, null),
+                "hardswish" => pass.Norm(norm, nn.Hardswish(), made, null),
+                "sum" => pass.Norm(norm, null, made, shortcut),
+                "sum-relu" => pass.Norm(norm, nn.ReLU(), made, shortcut),
+                _ => pass.Norm(norm, null, made, null),
+            };
+            Near(expected, y, "output");
+            pass.Backward((y * weights).sum());
+            Near(exactX.grad!, x.grad!, "gradient of x");
+            Near(exact.weight!.grad!, norm.weight!.grad!, "gradient of the scale");
+            Near(exact.bias!.grad!, norm.bias!.grad!, "gradient of the shift");
+            Near(exact.running_mean!, norm.running_mean!, "running mean");
+            Near(exact.running_var!, norm.running_var!, "running variance");
+            Assert.Equal(1, norm.num_batches_tracked!.item<long>());
+            if (activation.StartsWith("sum", StringComparison.Ordinal))
+                Near(exactShortcut.grad!, shortcut.grad!, "gradient of the shortcut");
+        }
+
+        // float32's steps are 6e-8 of a number; x lies up to 60 from zero where its deviation is 3, and a dozen operations follow
+        static void Near(Tensor expected, Tensor actual, string what)
+        {
+            using var scope = NewDisposeScope();
+            var error = ((actual.detach().to(ScalarType.Float64) - expected.detach()).norm() / (expected.detach().norm() + 1e-12)).item<double>();
+            Assert.True(error < 2e-5, $"{what}: {error:0.0e0}");
+        }
+    }
+
+    /// <summary>A network of each kind of block against the same in float64: no further away than libtorch's own float32 layers, and never far.</summary>
+    [Theory]
+    [InlineData("mobilenet_v2"), InlineData("resnet18"), InlineData("resnext50_32x4d"), InlineData("efficientnet_b0"), InlineData("mnasnet0_75"), InlineData("mobilenet_v3_small"), InlineData("vgg11_bn")]
+    public void A_network_learns_the_same(string name)
+    {
+        using var scope = NewDisposeScope();
+        LabRuntime.Seed(3);
+        using var model = Models.Create(name).WithHead(2);
+        model.train();
+        foreach (var dropout in model.modules().OfType<Dropout>())
+            dropout.p = 0;
+        TensorLayout.Weights(model, channelsLast: true);
+        using var exact = FrozenPrefix.Copy(model);
+        exact.to(ScalarType.Float64);
+        using var plain = FrozenPrefix.Copy(model);
+        foreach (var dropout in exact.modules().Concat(plain.modules()).OfType<Dropout>())
+            dropout.p = 0;
+        var (images, labels) = (TensorLayout.ChannelsLast(randn(8, 3, 64, 64)), arange(8).remainder(2));
+
+        Seeded(() => nn.functional.cross_entropy(exact.call(images.to(ScalarType.Float64)), labels).backward());
+        Seeded(() => nn.functional.cross_entropy(plain.call(images), labels).backward());
+        Seeded(() =>
+        {
+            using var pass = new TrainingPass();
+            pass.Backward(nn.functional.cross_entropy(model.Head.call(pass.Features(model, images)), labels));
+        });
+        var (own, libtorch) = (Distance(model), Distance(plain));
+        Assert.True(own < Math.Max(2 * libtorch, 1e-4), $"{own:0.0e0} from float64, libtorch {libtorch:0.0e0}");
+        Assert.InRange(own, 1e-9, 0.5);
+        foreach (var (ours, theirs) in model.modules().OfType<BatchNorm2d>().Zip(exact.modules().OfType<BatchNorm2d>()))
+            Assert.Equal(theirs.num_batches_tracked!.item<long>(), ours.num_batches_tracked!.item<long>());
+
+        static void Seeded(Action step) // stochastic depth draws the same
+        {
+            LabRuntime.Seed(4);
+            step();
+        }
+
+        double Distance(VisionModel m)
+        {
+            using var pairs = NewDisposeScope();
+            var (difference, norm) = (0.0, 0.0);
+            foreach (var (a, b) in m.parameters().Zip(exact.parameters()))
+            {
+                Assert.NotNull(a.grad);
+                difference += (a.grad.to(ScalarType.Float64) - b.grad!).square().sum().item<double>();
+                norm += b.grad!.square().sum().item<double>();
+            }
+            return Math.Sqrt(difference / norm);
+        }
+    }
+
+    [Fact]
+    public void Frozen_stages_get_no_gradient_and_keep_their_statistics()
+    {
+        using var scope = NewDisposeScope();
+        using var model = Models.MobileNetV2().WithHead(2);
+        model.train();
+        var frozen = model.Stages.TakeWhile(s => s != "features.15").SelectMany(model.StageLayers).ToList();
+        foreach (var layer in frozen)
+        {
+            layer.eval();
+            foreach (var parameter in layer.parameters())
+                parameter.requires_grad = false;
+        }
+        using var before = new WeightCopy(model);
+        using var pass = new TrainingPass();
+        pass.Backward(model.Head.call(pass.Features(model, TensorLayout.ChannelsLast(randn(4, 3, 64, 64)))).square().sum());
+        Assert.All(frozen.SelectMany(l => l.parameters()), p => Assert.Null(p.grad));
+        Assert.All(model.parameters().Where(p => p.requires_grad), p => Assert.True(p.grad!.isfinite().all().ToBoolean()));
+        Assert.True(before.Values["features.14.conv.1.1.running_mean"].equal(model.state_dict()["features.14.conv.1.1.running_mean"]).all().ToBoolean());
+        Assert.False(before.Values["features.15.conv.1.1.running_mean"].equal(model.state_dict()["features.15.conv.1.1.running_mean"]).all().ToBoolean());
+    }
+
+    [Fact]
+    public void Steps_leave_no_tensors()
+    {
+        using var model = Models.Create("efficientnet_b0").WithHead(2);
+        model.train();
+        using var optimizer = new TrainingOptimizer(new Recipe(), model, 1e-3);
+        using var images = TensorLayout.ChannelsLast(randn(4, 3, 64, 64));
+        var counts = Enumerable.Range(0, 6).Select(_ =>
+        {
+            using (NewDisposeScope())
+            using (var pass = new TrainingPass())
+            {
+                optimizer.Forget();
+                pass.Backward(model.Head.call(pass.Features(model, images)).square().sum());
+                optimizer.Step();
+            }
+            GC.Collect();
+            GC.WaitForPendingFinalizers();
+            return Tensor.TotalCount;
+        }).ToList();
+        Assert.Equal(counts[2], counts[^1]);
+    }
+}
