@@ -7,11 +7,13 @@ namespace DeepfakeLab.Tests;
 /// <summary>Norms, activations and sums computed as one, beside libtorch's own layers.</summary>
 public sealed class TrainingPassTests
 {
-    public static TheoryData<string> Activations => ["none", "relu", "relu6", "silu", "hardswish", "sum", "sum-relu"];
+    public static string[] Activations => ["none", "relu", "relu6", "silu", "hardswish", "sum", "sum-relu"];
+
+    public static IEnumerable<TheoryDataRow<string>> Cases => Activations.Select(a => new TheoryDataRow<string>(a));
 
     /// <summary>Shapes of one to many rows a thread and a block of 128, with rows left over in each; numbers far from zero, as sums of squares must bear.</summary>
     [Theory]
-    [MemberData(nameof(Activations))]
+    [MemberData(nameof(Cases))]
     public void Forward_and_back_are_libtorchs_in_float64(string activation)
     {
         foreach (var (n, channels, height, width) in ((int, int, int, int)[])[(6, 8, 1, 1), (3, 24, 7, 5), (4, 40, 13, 11), (2, 96, 31, 17)])
@@ -126,6 +128,39 @@ public sealed class TrainingPassTests
                 norm += b.grad!.square().sum().item<double>();
             }
             return Math.Sqrt(difference / norm);
+        }
+    }
+
+    /// <summary>Rows that three threads do not share evenly; tests else compute on one.</summary>
+    [Fact]
+    public void Several_threads_give_the_same_and_twice_the_same_bits()
+    {
+        if (!TestSupport.Alone(("DEEPFAKELAB_THREADS", "3")))
+            return;
+        LabRuntime.Start();
+        Assert.Equal(3, LabRuntime.Threads);
+        foreach (var activation in Activations)
+            Forward_and_back_are_libtorchs_in_float64(activation);
+        using var scope = NewDisposeScope();
+        LabRuntime.Seed(5);
+        using var model = Models.Create("resnet18").WithHead(2);
+        model.train();
+        TensorLayout.Weights(model, channelsLast: true);
+        var (images, start) = (TensorLayout.ChannelsLast(randn(5, 3, 70, 70)), new WeightCopy(model));
+        using (start)
+        {
+            var (first, second) = (Gradients(), Gradients());
+            Assert.All(first.Zip(second), pair => Assert.True(pair.First.eq(pair.Second).all().ToBoolean()));
+        }
+
+        List<Tensor> Gradients()
+        {
+            start.CopyTo(model);
+            using var pass = new TrainingPass();
+            foreach (var parameter in model.parameters())
+                parameter.grad = null;
+            pass.Backward(model.Head.call(pass.Features(model, images)).square().sum());
+            return [.. model.state_dict().Values.Concat(model.parameters().Select(p => p.grad!)).Select(t => t.detach().clone().MoveToOuterDisposeScope())];
         }
     }
 

@@ -88,7 +88,7 @@ internal static unsafe class NormKernels
     /// <summary>y = activation(scale x + shift + shortcut).</summary>
     /// <param name="shortcut">null for none.</param>
     public static void Apply<T>(float* x, float* shortcut, float* y, long rows, int channels, float[] scale, float[] shift) where T : struct, IActivation =>
-        Ranges(rows, (from, until) =>
+        Ranges(rows, (_, from, until) =>
         {
             fixed (float* k = scale, b = shift)
                 Apply<T>(x + from * channels, shortcut is null ? null : shortcut + from * channels, y + from * channels, until - from, channels, k, b, rows * channels > BeyondCache && (nint)y % 32 == 0);
@@ -123,7 +123,7 @@ internal static unsafe class NormKernels
     public static void Backward<T>(
         float* gradient, float* x, float* result, bool masked, long rows, int channels, float[] scale, float[] shift, float[] byX, float[] constant)
         where T : struct, IActivation =>
-        Ranges(rows, (from, until) =>
+        Ranges(rows, (_, from, until) =>
         {
             fixed (float* k = scale, b = shift, f = byX, o = constant)
                 Backward<T>(gradient + from * channels, x + from * channels, result + from * channels, masked, until - from, channels, k, b, f, o);
@@ -151,7 +151,7 @@ internal static unsafe class NormKernels
     {
         var threads = LabRuntime.Threads;
         var all = new double[threads][];
-        Ranges(rows, (from, until) =>
+        Ranges(rows, (thread, from, until) =>
         {
             var sums = new double[2 * channels];
             var partial = new float[2 * channels];
@@ -165,10 +165,10 @@ internal static unsafe class NormKernels
 
                     float* At(float* numbers) => numbers is null ? null : numbers + row * channels;
                 }
-            all[from * threads / rows] = sums; // each range begins in a thread's share of its own
+            all[thread] = sums;
         });
         var (first, second) = (new double[channels], new double[channels]);
-        foreach (var sums in all.OfType<double[]>())
+        foreach (var sums in all)
             for (var c = 0; c < channels; c++)
                 (first[c], second[c]) = (first[c] + sums[c], second[c] + sums[channels + c]);
         return (first, second);
@@ -224,16 +224,13 @@ internal static unsafe class NormKernels
         return g;
     }
 
-    private static void Ranges(long rows, Action<long, long> work)
+    /// <summary>Each thread's rows: those from one to before another.</summary>
+    private static void Ranges(long rows, Action<int, long, long> work)
     {
         var threads = LabRuntime.Threads;
         if (threads == 1)
-            work(0, rows);
+            work(0, 0, rows);
         else
-            Parallel.For(0, threads, t =>
-            {
-                if (t * rows / threads < (t + 1) * rows / threads)
-                    work(t * rows / threads, (t + 1) * rows / threads);
-            });
+            Parallel.For(0, threads, t => work(t, t * rows / threads, (t + 1) * rows / threads));
     }
 }

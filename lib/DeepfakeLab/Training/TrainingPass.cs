@@ -13,6 +13,7 @@ namespace DeepfakeLab;
 /// <remarks>
 /// libtorch's autograd knows nothing of these: it sees the network in pieces, each from one of them to the next, and <see cref="Backward"/> goes
 /// through the pieces from the last to the first. TorchSharp's own autograd functions would do, were it not that they hold a copy of each output.
+/// Hooks on the norms, activations and blocks that are computed as one are not called.
 /// </remarks>
 internal sealed class TrainingPass : IDisposable
 {
