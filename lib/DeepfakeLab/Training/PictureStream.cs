@@ -168,7 +168,7 @@ public static class PictureStream
         }
     }
 
-    /// <summary>The model, which a faster engine takes over where there is one (probabilities differ by 1e-5 at most) and there are pictures enough to pay for handing it over.</summary>
+    /// <summary>The model, which a faster engine takes over where there is one (its features are within 1e-5 of torch's) and there are pictures enough to pay for handing it over.</summary>
     private sealed class Answerer(SavedRun run) : IDisposable
     {
         private FrozenPrefix? fast;
