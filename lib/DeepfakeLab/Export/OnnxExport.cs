@@ -201,12 +201,12 @@ public static class OnnxExport
 
         /// <summary>The head's only linear layer, where it sees the average of all places.</summary>
         public static Linear? ClassLayer(VisionModel model) =>
-            Flatten([model.Head]).Where(m => m is not Dropout).ToList() is [Linear linear] && !model.FlattensMaps && model.PooledSide == 1 ? linear : null;
+            Layers.Flatten([model.Head]).Where(m => m is not Dropout).ToList() is [Linear linear] && !model.FlattensMaps && model.PooledSide == 1 ? linear : null;
 
         /// <summary>Modules one after the other; a batch norm behind a convolution may be folded into it.</summary>
         private string Chain(IReadOnlyList<nn.Module> modules, string x)
         {
-            var layers = Flatten(modules).ToList();
+            var layers = Layers.Flatten(modules).ToList();
             for (var i = 0; i < layers.Count; i++)
                 if (options.FoldBatchNorm && layers[i] is Conv2d conv && i + 1 < layers.Count && layers[i + 1] is BatchNorm2d norm)
                 {
@@ -217,9 +217,6 @@ public static class OnnxExport
                     x = Layer(layers[i], x);
             return x;
         }
-
-        private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) =>
-            modules.SelectMany(m => m is Sequential sequence ? Flatten(sequence.named_children().Select(c => c.module)) : [m]);
 
         private string Layer(nn.Module layer, string x) => layer switch
         {

@@ -49,6 +49,10 @@ internal static class Layers
         bool EndsInReLU => false;
     }
 
+    /// <summary>The layers in their order, those of sequences one by one, for code that reads a model instead of running it.</summary>
+    public static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) =>
+        modules.SelectMany(m => m is Sequential sequence ? Flatten(sequence.named_children().Select(c => c.module)) : [m]);
+
     /// <summary>Squeeze and excitation (Hu et al. 2017, arXiv:1709.01507): each channel scaled by what all channels' means say.</summary>
     public sealed class SqueezeExcitation : nn.Module<Tensor, Tensor>
     {

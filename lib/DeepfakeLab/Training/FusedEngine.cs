@@ -163,8 +163,7 @@ internal sealed class FusedEngine : IDisposable
 
     private static string Pair(IReadOnlyList<long>? sizes) => $"[{sizes![0]}, {sizes[^1]}]";
 
-    private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) =>
-        modules.SelectMany(m => m is Sequential sequence ? Flatten(sequence.named_children().Select(c => c.module)) : [m]).Where(m => m is not (Identity or Dropout));
+    private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) => Layers.Flatten(modules).Where(m => m is not (Identity or Dropout));
 
     /// <summary>A class without attributes and with these methods, as the zip archive that <c>torch.jit.save</c> writes, loaded.</summary>
     private static jit.ScriptModule Load(string methods)

@@ -202,6 +202,5 @@ internal sealed class TrainingPass : IDisposable
 
     private static bool IsActivation(nn.Module module) => module is ReLU or ReLU6 or SiLU or Hardswish;
 
-    private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) =>
-        modules.SelectMany(m => m is Sequential sequence ? Flatten(sequence.named_children().Select(c => c.module)) : [m]).Where(m => m is not Identity);
+    private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) => Layers.Flatten(modules).Where(m => m is not Identity);
 }

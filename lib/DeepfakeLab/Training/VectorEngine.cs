@@ -102,16 +102,13 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     private static List<Unit> Units(IEnumerable<nn.Module> modules)
     {
         var units = new List<Unit>();
-        foreach (var layer in Flatten(modules))
+        foreach (var layer in Layers.Flatten(modules).Where(m => m is not (Identity or Dropout)))
             if (layer is ReLU or ReLU6 && units.LastOrDefault() is { Convolution: not null, Low: < 0 } last)
                 units[^1] = last with { Low = 0, High = layer is ReLU6 ? 6 : float.PositiveInfinity };
             else
                 units.Add(new Unit(layer));
         return units;
     }
-
-    private static IEnumerable<nn.Module> Flatten(IEnumerable<nn.Module> modules) =>
-        modules.SelectMany(m => m is Sequential sequence ? Flatten(sequence.named_children().Select(c => c.module)) : [m]).Where(m => m is not (Identity or Dropout));
 
     private static bool IsKnown(Unit unit) => unit.Layer switch
     {
