@@ -13,19 +13,24 @@ namespace DeepfakeLab;
 /// <remarks>
 /// It knows convolutions, ReLU, ReLU6, max pooling and sums: ResNet, ResNeXt, VGG, MobileNetV2 and MNASNet. An image's results are the same to the
 /// bit in any batch and with any number of threads. Pixels lie one after the other, each with its channels, whose number is rounded up with zeros.
+/// Where weights are few, each thread takes a whole image through several steps: nobody waits, and what a step made is in the cache when the next one reads it.
+/// Where they are many, as in ResNet's later layers, all threads share each step for all images, so that weights are read once.
 /// </remarks>
 internal sealed unsafe class VectorEngine : IFrozenEngine
 {
     /// <summary>Floats that the largest activations of the images taken together may have: more would leave the last cache.</summary>
     private const long PartFloats = 10 << 20;
 
-    private const int MostImages = 12;
+    private const int MostImages = 32;
+
+    /// <summary>Floats of a step's weights that a thread reads anew for each image: 2.5 MB, which come from the last cache while it computes.</summary>
+    private const long FewWeights = 5 << 17;
 
     private readonly List<VectorStep> steps = [];
+    private readonly List<(List<VectorStep> Steps, bool ByImage)> groups = [];
     private readonly List<Floats> memory = [];
     private readonly VisionModel model;
     private readonly string cut;
-    private readonly Picture picture;
     private readonly Maps result;
     private readonly int part, threads = LabRuntime.Threads;
     private readonly Floats[] scratch;
@@ -35,10 +40,21 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     {
         (this.model, this.cut) = (model, cut);
         var layers = Units(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers));
-        var padding = (int)layers[0].Convolution!.padding![0];
-        steps.Add(picture = new Picture(new Maps(height + 2 * padding, width + 2 * padding, 3, stride: 3), padding));
-        result = Chain(layers, picture.Output, null, false);
-        part = (int)Math.Clamp(PartFloats / steps.Max(s => s.Output.Floats), 1, MostImages);
+        var first = After(layers[0], new Maps(height, width, 3));
+        steps.Add(new Stem(Weights(layers[0]), height, width, first));
+        result = Chain(layers[1..], first, null, false);
+        foreach (var step in steps)
+            if (step.Weights > FewWeights)
+                groups.Add(([step], false));
+            else if (groups is [.., (var last, true)])
+                last.Add(step);
+            else
+                groups.Add(([step], true));
+        foreach (var (group, _) in groups.Where(g => g.ByImage))
+            foreach (var maps in group.Select(s => s.Output))
+                maps.IsOwn = maps != result && steps.Except(group).All(s => !s.Inputs.Contains(maps));
+        part = (int)Math.Clamp(PartFloats / steps.Where(s => !s.Output.IsOwn).Max(s => s.Output.Floats), 1, MostImages);
+        part -= part > threads ? part % threads : 0;
         Place();
         scratch = [.. Enumerable.Range(0, threads).Select(_ => new Floats(steps.Max(s => s.Scratch)))];
     }
@@ -59,9 +75,15 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
         for (var done = 0; done < count; done += part)
         {
             var now = Math.Min(part, count - done);
-            picture.Source = from + done * dense.stride(0);
-            foreach (var step in steps)
-                Run(step, now);
+            foreach (var (group, byImage) in groups)
+            {
+                var alone = byImage ? now - now % threads : 0; // images that a thread each computes; the rest is shared
+                if (alone > 0)
+                    RunByImage(group, from + done * dense.stride(0), dense.stride(0), alone);
+                if (alone < now)
+                    foreach (var step in group)
+                        Run(step, new Part(from + (done + alone) * dense.stride(0), alone, now - alone, threads));
+            }
             for (var pixel = 0L; pixel < (long)now * result.Pixels; pixel++)
                 new ReadOnlySpan<float>(result.Data + pixel * result.Stride, result.Channels).CopyTo(new Span<float>(to + (done * result.Pixels + pixel) * result.Channels, result.Channels));
         }
@@ -77,17 +99,32 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
             floats.Dispose();
     }
 
-    private void Run(VectorStep step, int images)
+    private void RunByImage(List<VectorStep> group, float* pixels, long apart, int images)
     {
-        var (items, next) = (step.Items(images, threads), 0);
+        var next = 0;
+        Parallel.For(0, threads, worker =>
+        {
+            for (int image; (image = Interlocked.Increment(ref next) - 1) < images;)
+                foreach (var step in group)
+                {
+                    var one = new Part(pixels + image * apart, image, 1, 1, worker);
+                    for (int item = 0, items = step.Items(one); item < items; item++)
+                        step.Run(item, one, scratch[worker].Data);
+                }
+        });
+    }
+
+    private void Run(VectorStep step, Part part)
+    {
+        var (items, next) = (step.Items(part), 0);
         if (Math.Min(items, threads) == 1)
             for (; next < items; next++)
-                step.Run(next, images, threads, scratch[0].Data);
+                step.Run(next, part, scratch[0].Data);
         else
             Parallel.For(0, Math.Min(items, threads), worker =>
             {
                 for (int item; (item = Interlocked.Increment(ref next) - 1) < items;)
-                    step.Run(item, images, threads, scratch[worker].Data);
+                    step.Run(item, part, scratch[worker].Data);
             });
     }
 
@@ -142,7 +179,7 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
             }
             else if (unit.Convolution is { } conv)
             {
-                var to = After(unit, x, (int)conv.out_channels);
+                var to = After(unit, x);
                 var weights = Weights(unit, Adding(i) is not null && endsInReLU);
                 steps.Add(Winograd.Knows(conv) && Winograd.Pays(to) ? new Winograd(weights, x, to, Adding(i)) : new Convolution(weights, x, to, Adding(i)));
                 x = to;
@@ -160,35 +197,48 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
         return x;
 
         Maps? Adding(int i) => i == units.Count - 1 ? add : null;
-        static ConvolutionWeights Weights(Unit unit, bool relu = false) => new(unit.Convolution!, relu ? 0 : unit.Low, unit.High);
     }
 
-    /// <summary>The maps that a convolution makes. The picture has its padding already.</summary>
-    private Maps After(Unit unit, Maps x, int channels)
+    private static ConvolutionWeights Weights(Unit unit, bool relu = false) => new(unit.Convolution!, relu ? 0 : unit.Low, unit.High);
+
+    /// <summary>The maps that a convolution makes, or one behind it that keeps their size.</summary>
+    private static Maps After(Unit unit, Maps x, int channels = 0)
     {
         var conv = unit.Convolution!;
-        var padding = ReferenceEquals(x, picture.Output) ? 0 : (int)conv.padding![0];
-        return new Maps(Side(x.Height), Side(x.Width), channels);
+        return new Maps(Side(x.Height), Side(x.Width), channels > 0 ? channels : (int)conv.out_channels);
 
-        int Side(int length) => (length + 2 * padding - (int)conv.dilation![0] * ((int)conv.kernel_size![0] - 1) - 1) / (int)conv.stride![0] + 1;
+        int Side(int length) => (length + 2 * (int)conv.padding![0] - (int)conv.dilation![0] * ((int)conv.kernel_size![0] - 1) - 1) / (int)conv.stride![0] + 1;
     }
 
     /// <summary>Gives the maps their memory; what is not read any more makes room for others.</summary>
     private void Place()
     {
-        var free = new List<Floats>();
+        List<Floats> own = [], shared = []; // apart, as threads are at different steps of a group
         var held = new Dictionary<Maps, Floats>(ReferenceEqualityComparer.Instance);
-        for (var i = 0; i < steps.Count; i++)
+        var placed = 0;
+        foreach (var (group, _) in groups)
         {
-            var to = steps[i].Output;
-            var needed = part * to.Floats + MatrixKernel.Rows * to.Stride + MatrixKernel.Lanes;
-            var place = free.Where(f => f.Count >= needed).MinBy(f => f.Count);
-            if (place is null)
-                memory.Add(place = new Floats(needed));
-            free.Remove(place);
-            held[to] = place;
-            to.Data = place.Data;
-            foreach (var read in held.Keys.Where(m => m != result && !steps.Skip(i + 1).Any(s => s.Inputs.Contains(m))).ToList())
+            foreach (var to in group.Select(s => s.Output))
+            {
+                var free = to.IsOwn ? own : shared;
+                var behind = MatrixKernel.Rows * to.Stride + MatrixKernel.Lanes;
+                var needed = to.IsOwn ? threads * (to.Floats + behind) : part * to.Floats + behind;
+                var place = free.Where(f => f.Count >= needed).MinBy(f => f.Count);
+                if (place is null)
+                    memory.Add(place = new Floats(needed));
+                free.Remove(place);
+                held[to] = place;
+                to.Data = place.Data;
+                to.Apart = to.IsOwn ? place.Count / threads : to.Floats;
+                placed++;
+                Release(own, isOwn: true);
+            }
+            Release(shared, isOwn: false);
+        }
+
+        void Release(List<Floats> free, bool isOwn)
+        {
+            foreach (var read in held.Keys.Where(m => m.IsOwn == isOwn && m != result && !steps.Skip(placed).Any(s => s.Inputs.Contains(m))).ToList())
             {
                 free.Add(held[read]);
                 held.Remove(read);

@@ -21,12 +21,35 @@ internal sealed unsafe class Maps(int height, int width, int channels, int strid
     public long Floats => (long)Pixels * Stride;
     public float* Data { get; set; }
 
+    /// <summary>Whether it holds one image a thread rather than all images that are computed together: nothing reads it but the steps that a thread goes through with its image.</summary>
+    public bool IsOwn { get; set; }
+
+    /// <summary>Floats from one image, or one thread's, to the next.</summary>
+    public long Apart { get; set; }
+
+    /// <summary>The first of the part's images; the others follow.</summary>
+    public float* Of(Part part) => Data + (IsOwn ? part.Worker : part.First) * Apart;
+
     /// <summary>What lies around an image: a pixel of zeros.</summary>
     public static float* Zeros => zeros.Data;
 
     public long Offset(int image, int y, int x) => ((long)image * Pixels + y * width + x) * Stride;
 
-    public float* PixelOrZeros(int image, int y, int x) => (uint)y < (uint)height && (uint)x < (uint)width ? Data + Offset(image, y, x) : Zeros;
+    /// <param name="images">As <see cref="Of"/> gave them.</param>
+    public float* PixelOrZeros(float* images, int image, int y, int x) => (uint)y < (uint)height && (uint)x < (uint)width ? images + Offset(image, y, x) : Zeros;
+}
+
+/// <summary>What is computed at a time: <paramref name="images"/> of the images that are computed together, from <paramref name="first"/> on.</summary>
+/// <param name="pixels">Of the first of them, [3, H, W] as torch has it.</param>
+/// <param name="threads">That share the work; one where each takes an image through several steps.</param>
+/// <param name="worker">Which of the engine's threads; 0 where they share.</param>
+internal readonly unsafe struct Part(float* pixels, int first, int images, int threads, int worker = 0)
+{
+    public float* Pixels { get; } = pixels;
+    public int First => first;
+    public int Images => images;
+    public int Threads => threads;
+    public int Worker => worker;
 }
 
 /// <summary>One layer, or a few that are computed together, cut into items that threads take one after the other.</summary>
@@ -39,19 +62,26 @@ internal abstract unsafe class VectorStep(Maps output, params Maps?[] inputs) : 
     /// <summary>Floats of its own that a thread needs.</summary>
     public virtual long Scratch => 0;
 
-    public abstract int Items(int images, int threads);
+    /// <summary>Floats of its weights.</summary>
+    public virtual long Weights => 0;
 
-    public abstract void Run(int item, int images, int threads, float* scratch);
+    public abstract int Items(Part part);
+
+    public abstract void Run(int item, Part part, float* scratch);
 
     public virtual void Dispose()
     {
     }
 
-    /// <summary>How many of <paramref name="count"/> rows an item takes: whole blocks of rows, as many items for each thread, so that threads end together.</summary>
-    protected static int Share(int count, int threads, int most)
+    /// <summary>Into how many items to cut <paramref name="rows"/> rows, at most <paramref name="most"/> each, so that each thread has as many.</summary>
+    protected static int Cut(int rows, int threads, int most) => (rows + most * threads - 1) / (most * threads) * threads;
+
+    /// <summary>The rows of an item, from First on: whole blocks, shared out evenly.</summary>
+    protected static (int First, int Count) Share(int item, int items, int rows)
     {
-        var items = (count + most * threads - 1) / (most * threads) * threads;
-        return ((count + items - 1) / items + MatrixKernel.Rows - 1) / MatrixKernel.Rows * MatrixKernel.Rows;
+        var blocks = (rows + MatrixKernel.Rows - 1) / MatrixKernel.Rows;
+        var first = blocks * item / items * MatrixKernel.Rows;
+        return (first, Math.Min(rows, blocks * (item + 1) / items * MatrixKernel.Rows) - first);
     }
 }
 
@@ -93,25 +123,65 @@ internal sealed unsafe class ConvolutionWeights : IDisposable
     }
 }
 
-/// <summary>Images as torch has them, [N, 3, H, W], turned to [N, H, W, 3] with the first convolution's border of zeros.</summary>
-internal sealed unsafe class Picture(Maps output, int padding) : VectorStep(output)
+/// <summary>
+/// The first convolution, of images as torch has them, [N, 3, H, W]. Some rows of an image are laid out pixel after pixel with a border of zeros; what lies under
+/// the window is then a run of each row, and the product of matrices reads it from there.
+/// </summary>
+internal sealed unsafe class Stem : VectorStep
 {
-    public float* Source { get; set; }
+    private const int Colours = 3, MostRows = 8;
 
-    public override int Items(int images, int threads) => images * Output.Height;
+    private readonly ConvolutionWeights weights;
+    private readonly Floats packed;
+    private readonly int height, width, wide, depth; // of the picture, and floats of one of its rows with the border
 
-    public override void Run(int item, int images, int threads, float* scratch)
+    public Stem(ConvolutionWeights weights, int height, int width, Maps output) : base(output)
     {
-        var (height, width) = (Output.Height - 2 * padding, Output.Width - 2 * padding);
-        var (image, y) = (item / Output.Height, item % Output.Height - padding);
-        var to = Output.Data + (long)item * Output.Width * 3;
-        new Span<float>(to, Output.Width * 3).Clear();
+        (this.weights, this.height, this.width) = (weights, height, width);
+        (wide, depth) = ((width + 2 * weights.Padding) * Colours, weights.Kernel * weights.Kernel * Colours);
+        packed = new Floats((long)depth * output.Stride);
+        for (var o = 0; o < weights.Outputs; o++)
+            for (var i = 0; i < Colours; i++)
+                for (var tap = 0; tap < weights.Kernel * weights.Kernel; tap++)
+                    packed.Data[MatrixKernel.At(tap * Colours + i, o, depth, output.Stride)] = weights.Values[(o * Colours + i) * weights.Kernel * weights.Kernel + tap];
+    }
+
+    public override long Weights => packed.Count;
+
+    public override long Scratch => (long)wide * ((MostRows - 1) * weights.Stride + weights.Kernel) + MatrixKernel.Rows * weights.Stride * Colours;
+
+    private int Bands => (Output.Height + MostRows - 1) / MostRows;
+
+    public override int Items(Part part) => part.Images * Bands;
+
+    public override void Run(int item, Part part, float* scratch)
+    {
+        var (image, band) = (item / Bands, item % Bands);
+        var (first, end) = (Output.Height * band / Bands, Output.Height * (band + 1) / Bands);
+        var top = first * weights.Stride - weights.Padding;
+        var to = scratch;
+        for (var y = top; y < (end - 1) * weights.Stride - weights.Padding + weights.Kernel; y++, to += wide)
+            Lay(part.Pixels + (long)image * Colours * height * width, y, to);
+        for (var y = first; y < end; y++)
+            MatrixKernel.Multiply(scratch + (y - first) * weights.Stride * wide, weights.Stride * Colours, Output.Width, packed.Data, depth, Output.Stride, weights.Bias.Data,
+                Output.Of(part) + Output.Offset(image, y, 0), Output.Stride, null, weights.Low, weights.High, weights.Kernel, wide);
+    }
+
+    public override void Dispose()
+    {
+        packed.Dispose();
+        weights.Dispose();
+    }
+
+    private void Lay(float* image, int y, float* to)
+    {
+        new Span<float>(to, wide).Clear();
         if ((uint)y >= (uint)height)
             return;
-        var from = Source + ((long)image * 3 * height + y) * width;
-        to += 3 * padding;
-        for (var x = 0; x < width; x++, to += 3)
-            (to[0], to[1], to[2]) = (from[x], from[x + (long)height * width], from[x + 2L * height * width]);
+        float* red = image + (long)y * width, green = red + (long)height * width, blue = green + (long)height * width;
+        to += weights.Padding * Colours;
+        for (var x = 0; x < width; x++, to += Colours)
+            (to[0], to[1], to[2]) = (red[x], green[x], blue[x]);
     }
 }
 
@@ -127,19 +197,18 @@ internal sealed unsafe class Convolution : VectorStep
     private readonly ConvolutionWeights weights;
     private readonly Floats packed;
     private readonly int blocks, wide, depth, columns, distance, most;
-    private readonly bool isPicture, gathers;
+    private readonly bool gathers;
 
     public Convolution(ConvolutionWeights weights, Maps input, Maps output, Maps? add) : base(output, input, add)
     {
         (this.weights, this.input, this.add) = (weights, input, add);
-        isPicture = input.Stride == input.Channels && input.Channels < MatrixKernel.Lanes;
         wide = weights.Inputs == input.Channels ? input.Channels : Math.Max(MatrixKernel.Lanes, weights.Inputs);
         blocks = input.Channels / wide;
         columns = blocks == 1 ? output.Stride : wide;
         depth = weights.Kernel * weights.Kernel * wide;
         gathers = weights.Kernel > 1 || weights.Stride > 1 || weights.Padding > 0 || blocks > 1 || MatrixKernel.Spread(input.Stride) != input.Stride;
         distance = gathers ? MatrixKernel.Spread(depth) : input.Stride;
-        most = gathers ? Math.Clamp((1 << 16) / distance / MatrixKernel.Rows, 2, 8) * MatrixKernel.Rows : 96;
+        most = gathers ? Math.Clamp((1 << 16) / distance / MatrixKernel.Rows, 2, 8) * MatrixKernel.Rows : 7 * MatrixKernel.Rows;
         packed = new Floats((long)blocks * depth * columns);
         for (var o = 0; o < weights.Outputs; o++)
             for (var i = 0; i < weights.Inputs; i++)
@@ -156,20 +225,22 @@ internal sealed unsafe class Convolution : VectorStep
     /// <summary>Channels that are computed together.</summary>
     public static long GroupOf(Conv2d conv) => Math.Max(MatrixKernel.Lanes, conv.in_channels / conv.groups);
 
-    public override int Items(int images, int threads) => (images * Output.Pixels + PixelsOf(images, threads) - 1) / PixelsOf(images, threads);
+    public override long Weights => packed.Count;
 
-    public override void Run(int item, int images, int threads, float* scratch)
+    public override int Items(Part part) => Cut(part.Images * Output.Pixels, part.Threads, most);
+
+    public override void Run(int item, Part part, float* scratch)
     {
-        var from = item * PixelsOf(images, threads);
-        var count = Math.Min(PixelsOf(images, threads), images * Output.Pixels - from);
+        var (from, count) = Share(item, Items(part), part.Images * Output.Pixels);
+        float* source = input.Of(part), to = Output.Of(part), plus = add is null ? null : add.Of(part);
         for (var block = 0; block < blocks; block++)
         {
             if (gathers)
                 for (var i = 0; i < count; i++)
-                    Gather(from + i, block, scratch + (nint)i * distance);
+                    Gather(source, from + i, block, scratch + (nint)i * distance);
             var at = (long)from * Output.Stride + block * columns;
-            MatrixKernel.Multiply(gathers ? scratch : input.Data + (long)from * distance, distance, count, packed.Data + (long)block * depth * columns, depth, columns,
-                weights.Bias.Data + block * columns, Output.Data + at, Output.Stride, add is null ? null : add.Data + at, weights.Low, weights.High);
+            MatrixKernel.Multiply(gathers ? scratch : source + (long)from * distance, distance, count, packed.Data + (long)block * depth * columns, depth, columns,
+                weights.Bias.Data + block * columns, to + at, Output.Stride, plus == null ? null : plus + at, weights.Low, weights.High);
         }
     }
 
@@ -179,18 +250,12 @@ internal sealed unsafe class Convolution : VectorStep
         weights.Dispose();
     }
 
-    private int PixelsOf(int images, int threads) => Share(images * Output.Pixels, threads, most);
-
-    private void Gather(int pixel, int block, float* to)
+    private void Gather(float* source, int pixel, int block, float* to)
     {
         var (image, y, x) = (pixel / Output.Pixels, pixel / Output.Width % Output.Height * weights.Stride, pixel % Output.Width * weights.Stride);
-        if (isPicture)
-            for (var i = 0; i < weights.Kernel; i++, to += weights.Kernel * wide)
-                Copy(input.Data + input.Offset(image, y + i, x), to, weights.Kernel * wide);
-        else
-            for (var i = 0; i < weights.Kernel; i++)
-                for (var j = 0; j < weights.Kernel; j++, to += wide)
-                    Copy(input.PixelOrZeros(image, y + i * weights.Dilation - weights.Padding, x + j * weights.Dilation - weights.Padding) + block * wide, to, wide);
+        for (var i = 0; i < weights.Kernel; i++)
+            for (var j = 0; j < weights.Kernel; j++, to += wide)
+                Copy(input.PixelOrZeros(source, image, y + i * weights.Dilation - weights.Padding, x + j * weights.Dilation - weights.Padding) + block * wide, to, wide);
     }
 
     /// <summary>Up to 15 floats more than asked for, which the next copy overwrites.</summary>
@@ -236,15 +301,18 @@ internal sealed unsafe class InvertedResidual : VectorStep
 
     public override long Scratch => (long)(Held * input.Width + stripe * Output.Width + 2 * MatrixKernel.Rows) * wide;
 
-    public override int Items(int images, int threads) => images * Bands(images, threads);
+    public override long Weights => (expanding?.Count ?? 0) + filtering.Count + (projecting?.Count ?? 0);
 
-    public override void Run(int item, int images, int threads, float* scratch)
+    public override int Items(Part part) => part.Images * Bands(part);
+
+    public override void Run(int item, Part part, float* scratch)
     {
-        var bands = Bands(images, threads);
+        var bands = Bands(part);
         var (image, band) = (item / bands, item % bands);
         var (y, end) = (Output.Height * band / bands, Output.Height * (band + 1) / bands);
         var filtered = scratch + (long)(Held * input.Width + MatrixKernel.Rows) * wide;
-        var rows = expand is null ? input.Data + input.Offset(image, 0, 0) : scratch;
+        float* source = input.Of(part) + input.Offset(image, 0, 0), to = Output.Of(part), plus = add is null ? null : add.Of(part);
+        var rows = expand is null ? source : scratch;
         var (first, last) = (0, expand is null ? input.Height : 0); // the rows that lie there
         for (; y < end; y += stripe)
         {
@@ -255,15 +323,15 @@ internal sealed unsafe class InvertedResidual : VectorStep
                 var kept = Math.Max(0, last - from);
                 if (kept > 0)
                     Buffer.MemoryCopy(rows + (long)(from - first) * input.Width * wide, rows, long.MaxValue, (long)kept * input.Width * wide * sizeof(float));
-                MatrixKernel.Multiply(input.Data + input.Offset(image, from + kept, 0), input.Stride, (until - from - kept) * input.Width, expanding!.Data, input.Channels, wide,
+                MatrixKernel.Multiply(source + input.Offset(0, from + kept, 0), input.Stride, (until - from - kept) * input.Width, expanding!.Data, input.Channels, wide,
                     expand.Bias.Data, rows + (long)kept * input.Width * wide, wide, null, expand.Low, expand.High);
                 (first, last) = (from, until);
             }
             var at = Output.Offset(image, y, 0);
-            Filter(rows, first, last, y, count, project is null ? Output.Data + at : filtered);
+            Filter(rows, first, last, y, count, project is null ? to + at : filtered);
             if (project is not null)
-                MatrixKernel.Multiply(filtered, wide, count * Output.Width, projecting!.Data, filter.Outputs, Output.Stride, project.Bias.Data, Output.Data + at, Output.Stride,
-                    add is null ? null : add.Data + at, project.Low, project.High);
+                MatrixKernel.Multiply(filtered, wide, count * Output.Width, projecting!.Data, filter.Outputs, Output.Stride, project.Bias.Data, to + at, Output.Stride,
+                    plus == null ? null : plus + at, project.Low, project.High);
         }
     }
 
@@ -273,8 +341,8 @@ internal sealed unsafe class InvertedResidual : VectorStep
             held?.Dispose();
     }
 
-    /// <summary>Parts of an image: one, where there are images enough, as rows at a part's edge are expanded twice.</summary>
-    private int Bands(int images, int threads) => images % threads == 0 || images >= 4 * threads ? 1 : Math.Min(2 * threads, (Output.Height + stripe - 1) / stripe);
+    /// <summary>Into how many bands each image is cut: one, where there are images enough, as rows at a band's edge are expanded twice.</summary>
+    private int Bands(Part part) => part.Images % part.Threads == 0 || part.Images >= 4 * part.Threads ? 1 : Math.Min(2 * part.Threads, (Output.Height + stripe - 1) / stripe);
 
     private static Floats Pack(ConvolutionWeights weights, int columns)
     {
@@ -359,11 +427,12 @@ internal sealed unsafe class MaxPool(Maps input, Maps output, int kernel, int st
         return new MaxPool(input, new Maps((input.Height + 2 * padding - kernel) / stride + 1, (input.Width + 2 * padding - kernel) / stride + 1, input.Channels), kernel, stride, padding);
     }
 
-    public override int Items(int images, int threads) => images * Output.Height;
+    public override int Items(Part part) => part.Images * Output.Height;
 
-    public override void Run(int item, int images, int threads, float* scratch)
+    public override void Run(int item, Part part, float* scratch)
     {
         var (image, y) = (item / Output.Height, item % Output.Height);
+        float* source = input.Of(part), to = Output.Of(part);
         var (top, bottom) = (Math.Max(0, y * stride - padding), Math.Min(input.Height, y * stride - padding + kernel));
         for (var x = 0; x < Output.Width; x++)
         {
@@ -373,11 +442,11 @@ internal sealed unsafe class MaxPool(Maps input, Maps output, int kernel, int st
                 var most = Vector512.Create(float.NegativeInfinity);
                 for (var row = top; row < bottom; row++)
                 {
-                    var at = input.Data + input.Offset(image, row, left) + channel;
+                    var at = source + input.Offset(image, row, left) + channel;
                     for (var column = left; column < right; column++, at += input.Stride)
                         most = Vector512.Max(most, Vector512.Load(at));
                 }
-                most.Store(Output.Data + Output.Offset(image, y, x) + channel);
+                most.Store(to + Output.Offset(image, y, x) + channel);
             }
         }
     }

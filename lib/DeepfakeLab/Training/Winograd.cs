@@ -14,7 +14,7 @@ namespace DeepfakeLab;
 /// </remarks>
 internal sealed unsafe class Winograd : VectorStep
 {
-    private const int Side = 6, Places = Side * Side, Tile = 4, MostTiles = 5 * MatrixKernel.Rows;
+    private const int Side = 6, Places = Side * Side, Tile = 4, MostTiles = 4 * MatrixKernel.Rows;
     private const float P = 2f / 3, Q = 3f / 2, PP = P * P, QQ = Q * Q, Sum = PP + QQ;
 
     private readonly Maps input;
@@ -31,7 +31,6 @@ internal sealed unsafe class Winograd : VectorStep
         transformed = Transform(weights, output.Stride);
     }
 
-
     public static bool Knows(Conv2d conv) =>
         conv is { kernel_size: [3, 3], stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1, in_channels: >= MatrixKernel.Lanes };
 
@@ -40,13 +39,15 @@ internal sealed unsafe class Winograd : VectorStep
 
     public override long Scratch => Places * (Apart(distance) + Apart(Output.Stride) + MatrixKernel.Lanes) + MatrixKernel.Rows * distance;
 
-    public override int Items(int images, int threads) => Division(images, threads) is var (tiles, splits) ? (images * down * across + tiles - 1) / tiles * splits : 0;
+    public override long Weights => transformed.Count;
 
-    public override void Run(int item, int images, int threads, float* scratch)
+    public override int Items(Part part) => Cut(Tiles(part), Math.Max(1, part.Threads / Splits(part)), MostTiles) * Splits(part);
+
+    public override void Run(int item, Part part, float* scratch)
     {
-        var (most, splits) = Division(images, threads);
-        var from = item / splits * most;
-        var count = Math.Min(most, images * down * across - from);
+        var splits = Splits(part);
+        var (from, count) = Share(item / splits, Items(part) / splits, Tiles(part));
+        float* source = input.Of(part), to = Output.Of(part), plus = add is null ? null : add.Of(part);
         var width = Output.Stride / splits; // output channels
         var first = item % splits * width;
         var data = scratch + Places * MatrixKernel.Lanes;
@@ -56,7 +57,7 @@ internal sealed unsafe class Winograd : VectorStep
         {
             var (image, y, x) = Place(from + tile);
             for (var i = 0; i < Places; i++)
-                pixels[i] = input.PixelOrZeros(image, y + i / Side - 1, x + i % Side - 1);
+                pixels[i] = input.PixelOrZeros(source, image, y + i / Side - 1, x + i % Side - 1);
             for (var channel = 0; channel < input.Stride; channel += MatrixKernel.Lanes)
                 TransformInput(pixels, channel, scratch, data + tile * distance + channel, Apart(distance));
         }
@@ -77,8 +78,8 @@ internal sealed unsafe class Winograd : VectorStep
                 {
                     var at = Output.Offset(image, y + row, x) + first + channel;
                     for (var column = 0; column < length; column++, at += Output.Stride)
-                        MatrixKernel.Clamp(Vector512.Load(scratch + (row * Side + column) * MatrixKernel.Lanes) + bias, add is null ? null : add.Data + at, low, high)
-                            .Store(Output.Data + at);
+                        MatrixKernel.Clamp(Vector512.Load(scratch + (row * Side + column) * MatrixKernel.Lanes) + bias, plus == null ? null : plus + at, low, high)
+                            .Store(to + at);
                 }
             }
         }
@@ -93,13 +94,15 @@ internal sealed unsafe class Winograd : VectorStep
     /// <summary>From one place's matrix to the next; not a multiple of what would put all 36 on the same lines of the first cache.</summary>
     private static nint Apart(int columns) => (nint)MostTiles * columns + MatrixKernel.Lanes;
 
-    /// <summary>Tiles of an item, and into how many parts its output channels go where there are few tiles: each part transforms the input anew.</summary>
-    private (int Tiles, int Splits) Division(int images, int threads)
+    private int Tiles(Part part) => part.Images * down * across;
+
+    /// <summary>Into how many parts the output channels go where there are few tiles: each part transforms the input anew.</summary>
+    private int Splits(Part part)
     {
-        var (tiles, splits) = (images * down * across, 1);
-        while (tiles * splits < MostTiles * threads && Output.Stride % (64 * splits) == 0)
+        var splits = 1;
+        while (part.Threads > 1 && Tiles(part) * splits < MostTiles * part.Threads && Output.Stride % (64 * splits) == 0)
             splits *= 2;
-        return (Share(tiles, Math.Max(1, threads / splits), MostTiles), splits);
+        return splits;
     }
 
     private (int Image, int Y, int X) Place(int tile) => (tile / (down * across), tile / across % down * Tile, tile % across * Tile);
