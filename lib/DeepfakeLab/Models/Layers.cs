@@ -83,11 +83,15 @@ internal static class Layers
     {
         if (!training || drop == 0)
             return branch;
-        using var scope = NewDisposeScope();
+        using var kept = Kept(branch, drop);
+        return branch * kept;
+    }
+
+    /// <summary>What <see cref="StochasticDepth"/> multiplies each image's branch by: [N, 1, 1, 1], 0 or 1 / (1 - drop).</summary>
+    public static Tensor Kept(Tensor branch, double drop)
+    {
         var kept = empty([branch.shape[0], 1, 1, 1], branch.dtype, branch.device).bernoulli_(1 - drop);
-        if (drop < 1)
-            kept.div_(1 - drop);
-        return (branch * kept).MoveToOuterDisposeScope();
+        return drop < 1 ? kept.div_(1 - drop) : kept;
     }
 
     /// <summary>Rounds a channel count to a multiple of 8 (or another), never down by more than a tenth; torchvision's <c>_make_divisible</c>.</summary>

@@ -26,6 +26,9 @@ internal static unsafe class NormKernels
         static abstract Vector256<float> Value(Vector256<float> z);
 
         static abstract Vector256<float> Slope(Vector256<float> z);
+
+        /// <summary>The two at once, where they have most of their work in common.</summary>
+        static abstract (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z);
     }
 
     public readonly struct None : IActivation
@@ -33,6 +36,8 @@ internal static unsafe class NormKernels
         public static Vector256<float> Value(Vector256<float> z) => z;
 
         public static Vector256<float> Slope(Vector256<float> z) => Vector256<float>.One;
+
+        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
     }
 
     public readonly struct ReLU : IActivation
@@ -40,6 +45,8 @@ internal static unsafe class NormKernels
         public static Vector256<float> Value(Vector256<float> z) => Vector256.Max(z, Vector256<float>.Zero);
 
         public static Vector256<float> Slope(Vector256<float> z) => Vector256.GreaterThan(z, Vector256<float>.Zero) & Vector256<float>.One;
+
+        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
     }
 
     public readonly struct ReLU6 : IActivation
@@ -48,19 +55,22 @@ internal static unsafe class NormKernels
 
         public static Vector256<float> Slope(Vector256<float> z) =>
             Vector256.GreaterThan(z, Vector256<float>.Zero) & Vector256.LessThan(z, Vector256.Create(6f)) & Vector256<float>.One;
+
+        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
     }
 
     public readonly struct SiLU : IActivation
     {
         public static Vector256<float> Value(Vector256<float> z) => z * Sigmoid(z);
 
-        public static Vector256<float> Slope(Vector256<float> z)
+        public static Vector256<float> Slope(Vector256<float> z) => Both(z).Slope;
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z)
         {
             var s = Sigmoid(z);
-            return s * (Vector256<float>.One + z * (Vector256<float>.One - s));
+            return (z * s, s * Vector256.FusedMultiplyAdd(z, Vector256<float>.One - s, Vector256<float>.One));
         }
-
-        private static Vector256<float> Sigmoid(Vector256<float> z) => Vector256<float>.One / (Vector256<float>.One + Vector256.Exp(-z));
     }
 
     public readonly struct Hardswish : IActivation
@@ -69,6 +79,31 @@ internal static unsafe class NormKernels
 
         public static Vector256<float> Slope(Vector256<float> z) => Vector256.ConditionalSelect(Vector256.GreaterThanOrEqual(z, Vector256.Create(3f)), Vector256<float>.One,
             (z / Vector256.Create(3f) + Vector256.Create(0.5f)) & Vector256.GreaterThan(z, Vector256.Create(-3f)));
+
+        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
+    }
+
+    /// <summary>1 / (1 + exp(-z)), within 2 units of the last place; 0 below -88.4, where it is less than float32's least normal number.</summary>
+    /// <remarks>
+    /// exp(-z) is 2^n exp(r) with |r| below ln 2 / 2, and exp(r) a polynomial: Cephes' (Moshier 1989), as in most vector libraries. .NET's own goes
+    /// through float64, which takes four times as long.
+    /// </remarks>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal static Vector256<float> Sigmoid(Vector256<float> z)
+    {
+        var x = Vector256.MinNative(Vector256.Create(89f), Vector256.MaxNative(Vector256.Create(-87f), -z)); // n from -126 to 128; NaN stays what it is
+        var rounder = Vector256.Create(12582912f); // 1.5 * 2^23: after it is added, n lies in the lowest bits
+        var shifted = Vector256.FusedMultiplyAdd(x, Vector256.Create(1.44269504f), rounder);
+        var n = shifted - rounder;
+        var r = Vector256.FusedMultiplyAdd(n, Vector256.Create(2.12194440e-4f), Vector256.FusedMultiplyAdd(n, Vector256.Create(-0.693359375f), x));
+        var p = Vector256.FusedMultiplyAdd(r, Vector256.Create(1.9875691500e-4f), Vector256.Create(1.3981999507e-3f));
+        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(8.3334519073e-3f));
+        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(4.1665795894e-2f));
+        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(1.6666665459e-1f));
+        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(5.0000001201e-1f));
+        p = Vector256.FusedMultiplyAdd(p, r * r, r + Vector256<float>.One);
+        var power = Vector256.ShiftLeft(shifted.AsInt32(), 23) + Vector256.Create(0x3F800000); // 2^n; infinity for 128
+        return Vector256<float>.One / Vector256.FusedMultiplyAdd(p, power.AsSingle(), Vector256<float>.One);
     }
 
     /// <summary>Mean and variance (over all rows, biased) of each channel.</summary>
@@ -91,8 +126,11 @@ internal static unsafe class NormKernels
         Ranges(rows, (_, from, until) =>
         {
             fixed (float* k = scale, b = shift)
-                Apply<T>(x + from * channels, shortcut is null ? null : shortcut + from * channels, y + from * channels, until - from, channels, k, b, rows * channels > BeyondCache && (nint)y % 32 == 0);
+                Apply<T>(x + from * channels, shortcut is null ? null : shortcut + from * channels, y + from * channels, until - from, channels, k, b, IsBeyondCache(y, rows * channels));
         });
+
+    /// <summary>Whether <paramref name="count"/> numbers are so many, and lie so, that they are written past the cache.</summary>
+    internal static bool IsBeyondCache(float* y, long count) => count > BeyondCache && (nint)y % 32 == 0;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Apply<T>(float* x, float* shortcut, float* y, long rows, int channels, float* k, float* b, bool past) where T : struct, IActivation
@@ -225,7 +263,7 @@ internal static unsafe class NormKernels
     }
 
     /// <summary>Each thread's rows: those from one to before another.</summary>
-    private static void Ranges(long rows, Action<int, long, long> work)
+    internal static void Ranges(long rows, Action<int, long, long> work)
     {
         var threads = LabRuntime.Threads;
         if (threads == 1)

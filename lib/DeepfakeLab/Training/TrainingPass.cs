@@ -46,7 +46,8 @@ internal sealed class TrainingPass : IDisposable
 
     public void Dispose() => scope.Dispose();
 
-    private Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? shortcut = null, bool endsInReLU = false)
+    /// <param name="drop">Probability that the branch of an image is dropped.</param>
+    private Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? shortcut = null, bool endsInReLU = false, double drop = 0)
     {
         var layers = Flatten(modules).ToList();
         for (var i = 0; i < layers.Count; i++)
@@ -54,7 +55,9 @@ internal sealed class TrainingPass : IDisposable
             {
                 var sum = i == layers.Count - 1 ? shortcut : null;
                 var activation = sum is not null ? endsInReLU ? Layers.ReLU() : null : i + 1 < layers.Count && IsActivation(layers[i + 1]) ? (nn.Module<Tensor, Tensor>)layers[++i] : null;
-                x = Norm(norm, activation, x, sum);
+                var excitation = i + 1 < layers.Count ? layers[i + 1] as Layers.SqueezeExcitation : null;
+                i += excitation is null ? 0 : 1;
+                x = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop);
             }
             else
                 x = layers[i] is Layers.IResidual block ? Residual(block, x) : ((nn.Module<Tensor, Tensor>)layers[i]).call(x);
@@ -67,47 +70,108 @@ internal sealed class TrainingPass : IDisposable
             return Chain(block.Branch, x);
         x = Leaf(x);
         var shortcut = Chain(block.Shortcut, x);
-        if (Flatten(block.Branch).Last() is BatchNorm2d && block.Drop == 0)
-            return Chain(block.Branch, x, shortcut, block.EndsInReLU);
+        if (Flatten(block.Branch).Last() is BatchNorm2d && (block.Drop == 0 || !block.EndsInReLU))
+            return Chain(block.Branch, x, shortcut, block.EndsInReLU, block.Drop);
         var y = Layers.StochasticDepth(Chain(block.Branch, x), block.Drop, true) + shortcut;
         return block.EndsInReLU ? y.relu_() : y;
     }
 
-    internal Tensor Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut)
+    internal Tensor Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation = null, double drop = 0)
     {
         if (!norm.training || norm.weight is null || norm.running_mean is null || x.shape[1] % 8 != 0 || x.numel() > int.MaxValue / 4 || !IsChannelsLast(x) || shortcut is not null && !IsChannelsLast(shortcut))
         {
-            var plain = norm.call(x);
+            var plain = Layers.StochasticDepth(norm.call(x), drop, true);
             plain = shortcut is null ? plain : plain + shortcut;
-            return activation?.call(plain) ?? plain;
+            plain = activation?.call(plain) ?? plain;
+            return excitation?.call(plain) ?? plain;
         }
         return activation switch
         {
-            null => Norm<NormKernels.None>(norm, x, shortcut),
-            ReLU => Norm<NormKernels.ReLU>(norm, x, shortcut),
-            ReLU6 => Norm<NormKernels.ReLU6>(norm, x, shortcut),
-            SiLU => Norm<NormKernels.SiLU>(norm, x, shortcut),
-            _ => Norm<NormKernels.Hardswish>(norm, x, shortcut),
+            null => Norm<NormKernels.None>(norm, x, shortcut, excitation, drop),
+            ReLU => Norm<NormKernels.ReLU>(norm, x, shortcut, excitation, drop),
+            ReLU6 => Norm<NormKernels.ReLU6>(norm, x, shortcut, excitation, drop),
+            SiLU => Norm<NormKernels.SiLU>(norm, x, shortcut, excitation, drop),
+            _ => Norm<NormKernels.Hardswish>(norm, x, shortcut, excitation, drop),
         };
     }
 
-    private unsafe Tensor Norm<T>(BatchNorm2d norm, Tensor x, Tensor? shortcut) where T : struct, NormKernels.IActivation
+    private Tensor Norm<T>(BatchNorm2d norm, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation, double drop) where T : struct, NormKernels.IActivation
     {
-        var (channels, rows) = ((int)x.shape[1], x.numel() / x.shape[1]);
-        var (weight, bias) = (Numbers(norm.weight!), Numbers(norm.bias!));
-        var (mean, variance) = NormKernels.Statistics(Pointer(x), rows, channels);
-        Follow(norm, mean, variance, rows);
-        var inverse = Array.ConvertAll(variance, v => 1 / Math.Sqrt(v + norm.eps));
-        var scale = new float[channels];
-        var shift = new float[channels];
-        for (var c = 0; c < channels; c++)
-            (scale[c], shift[c]) = ((float)(weight[c] * inverse[c]), (float)(bias[c] - weight[c] * inverse[c] * mean[c]));
-        Tensor y;
-        using (no_grad())
-            y = empty_like(x.detach());
+        var batch = new Normalised(norm, x);
+        return excitation is null && drop == 0 ? Norm<T>(batch, x, shortcut) : Scaled<T>(batch, x, shortcut, excitation, drop);
+    }
+
+    private unsafe Tensor Norm<T>(Normalised batch, Tensor x, Tensor? shortcut) where T : struct, NormKernels.IActivation
+    {
+        var (rows, channels, scale, shift) = (batch.Images * batch.Rows, batch.Channels, batch.Scale, batch.Shift);
+        var y = Like(x);
         NormKernels.Apply<T>(Pointer(x), shortcut is null ? null : Pointer(shortcut), Pointer(y), rows, channels, scale, shift);
-        if (!x.requires_grad && !norm.weight!.requires_grad && shortcut is not { requires_grad: true })
+        if (!x.requires_grad && !batch.Learns && shortcut is not { requires_grad: true })
             return y;
+        GoBack(y, x, shortcut, gradient =>
+        {
+            var (sum, withX) = NormKernels.BackwardSums<T>(Pointer(gradient), Pointer(x), shortcut is null ? null : Pointer(y), rows, channels, scale, shift, batch.Origin);
+            y.Dispose();
+            var (byX, constant) = batch.Learn(sum, withX);
+            if (!x.requires_grad)
+                return;
+            var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
+            NormKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), shortcut is not null, rows, channels, scale, shift, byX, constant);
+            x.backward([result]);
+        });
+        return y;
+    }
+
+    /// <summary>With a factor for each channel of each image: what squeeze and excitation makes of their means, or whether the branch is kept.</summary>
+    private unsafe Tensor Scaled<T>(Normalised batch, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation, double drop) where T : struct, NormKernels.IActivation
+    {
+        var (images, rows, channels, scale, shift) = (batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift);
+        var learns = x.requires_grad || batch.Learns || excitation is not null && excitation.parameters().Any(p => p.requires_grad);
+        Tensor? means = null;
+        Tensor scales;
+        if (excitation is null)
+            scales = Layers.Kept(x, drop).expand(images, channels, 1, 1).contiguous();
+        else
+        {
+            means = tensor(ScaledKernels.Means<T>(Pointer(x), images, rows, channels, scale, shift), [images, channels, 1, 1], requires_grad: learns);
+            scales = excitation.Steps.Aggregate(means, (m, step) => ((nn.Module<Tensor, Tensor>)step).call(m));
+        }
+        var factors = Numbers(scales);
+        var y = Like(x);
+        ScaledKernels.Apply<T>(Pointer(x), shortcut is null ? null : Pointer(shortcut), Pointer(y), images, rows, channels, scale, shift, factors);
+        if (!learns && shortcut is not { requires_grad: true })
+            return y;
+        GoBack(y, x, shortcut, gradient =>
+        {
+            y.Dispose();
+            var sums = ScaledKernels.BackwardSums<T>(Pointer(gradient), Pointer(x), images, rows, channels, scale, shift, batch.Origin);
+            var offsets = new float[images * channels];
+            if (means is not null)
+            {
+                scales.backward([tensor(sums.SelectMany(s => s.Take(channels).Select(sum => (float)sum)).ToArray(), [images, channels, 1, 1])]);
+                offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
+            }
+            var (sum, withX) = (new double[channels], new double[channels]);
+            foreach (var (image, s) in sums.Index())
+                for (var c = 0; c < channels; c++)
+                {
+                    var (factor, offset) = (factors[image * channels + c], offsets[image * channels + c]);
+                    sum[c] += factor * s[channels + c] + offset * s[2 * channels + c];
+                    withX[c] += factor * s[3 * channels + c] + offset * s[4 * channels + c];
+                }
+            var (byX, constant) = batch.Learn(sum, withX);
+            if (!x.requires_grad)
+                return;
+            var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
+            ScaledKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), images, rows, channels, scale, shift, factors, offsets, byX, constant);
+            x.backward([result]);
+        });
+        return y;
+    }
+
+    /// <summary>Makes <paramref name="y"/> the beginning of another piece, and <paramref name="step"/> what brings its gradient to <paramref name="x"/>.</summary>
+    private void GoBack(Tensor y, Tensor x, Tensor? shortcut, Action<Tensor> step)
+    {
         y.requires_grad = true;
         back.Push(() =>
         {
@@ -117,28 +181,70 @@ internal sealed class TrainingPass : IDisposable
             y.grad = null;
             if (!IsChannelsLast(gradient))
                 gradient = TensorLayout.ChannelsLast(gradient);
-            var floats = Array.ConvertAll(mean, m => (float)m);
-            var (sum, withX) = NormKernels.BackwardSums<T>(Pointer(gradient), Pointer(x), shortcut is null ? null : Pointer(y), rows, channels, scale, shift, floats);
-            y.Dispose();
-            Add(norm.weight!, () => tensor(withX.Zip(inverse, (s, i) => (float)(s * i)).ToArray()));
-            Add(norm.bias!, () => tensor(Array.ConvertAll(sum, s => (float)s)));
-            if (x.requires_grad)
-            {
-                var (byX, constant) = (new float[channels], new float[channels]);
-                for (var c = 0; c < channels; c++)
-                {
-                    var slope = weight[c] * inverse[c] * inverse[c] * inverse[c] * withX[c] / rows;
-                    (byX[c], constant[c]) = ((float)-slope, (float)(slope * mean[c] - weight[c] * inverse[c] * sum[c] / rows));
-                }
-                var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
-                NormKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), shortcut is not null, rows, channels, scale, shift, byX, constant);
-                x.backward([result]);
-            }
+            step(gradient);
             x.Dispose();
             if (shortcut is not null)
                 Add(shortcut, () => gradient);
         });
-        return y;
+    }
+
+    /// <summary>A norm on one batch: with the batch's statistics it is scale x + shift.</summary>
+    private sealed class Normalised
+    {
+        private readonly BatchNorm2d norm;
+        private readonly float[] weight;
+        private readonly double[] mean, inverse;
+
+        public unsafe Normalised(BatchNorm2d norm, Tensor x)
+        {
+            this.norm = norm;
+            (Images, Channels, Rows) = ((int)x.shape[0], (int)x.shape[1], x.shape[2] * x.shape[3]);
+            weight = Numbers(norm.weight!);
+            var bias = Numbers(norm.bias!);
+            (mean, var variance) = NormKernels.Statistics(Pointer(x), Images * Rows, Channels);
+            Follow(norm, mean, variance, Images * Rows);
+            inverse = Array.ConvertAll(variance, v => 1 / Math.Sqrt(v + norm.eps));
+            (Scale, Shift) = (new float[Channels], new float[Channels]);
+            for (var c = 0; c < Channels; c++)
+                (Scale[c], Shift[c]) = ((float)(weight[c] * inverse[c]), (float)(bias[c] - weight[c] * inverse[c] * mean[c]));
+        }
+
+        public int Images { get; }
+
+        public int Channels { get; }
+
+        /// <summary>Places in an image.</summary>
+        public long Rows { get; }
+
+        public float[] Scale { get; }
+
+        public float[] Shift { get; }
+
+        public float[] Origin => Array.ConvertAll(mean, m => (float)m);
+
+        public bool Learns => norm.weight!.requires_grad;
+
+        /// <summary>Adds the gradients of the norm's parameters. Returns how x adds to its own gradient: byX x + constant.</summary>
+        /// <param name="sum">Of the gradient behind the norm, over all rows.</param>
+        /// <param name="withX">Of the gradient times x - mean.</param>
+        public (float[] ByX, float[] Constant) Learn(double[] sum, double[] withX)
+        {
+            Add(norm.weight!, () => tensor(withX.Zip(inverse, (s, i) => (float)(s * i)).ToArray()));
+            Add(norm.bias!, () => tensor(Array.ConvertAll(sum, s => (float)s)));
+            var (rows, byX, constant) = (Images * Rows, new float[Channels], new float[Channels]);
+            for (var c = 0; c < Channels; c++)
+            {
+                var slope = weight[c] * inverse[c] * inverse[c] * inverse[c] * withX[c] / rows;
+                (byX[c], constant[c]) = ((float)-slope, (float)(slope * mean[c] - weight[c] * inverse[c] * sum[c] / rows));
+            }
+            return (byX, constant);
+        }
+    }
+
+    private static Tensor Like(Tensor x)
+    {
+        using var none = no_grad();
+        return empty_like(x.detach());
     }
 
     /// <summary>The same numbers as the beginning of another piece: what is used twice would be gone back through twice.</summary>
