@@ -1,3 +1,4 @@
+using System.Runtime.Intrinsics;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -7,7 +8,7 @@ namespace DeepfakeLab.Tests;
 /// <summary>Norms, activations and sums computed as one, beside libtorch's own layers.</summary>
 public sealed class TrainingPassTests
 {
-    public static string[] Activations => ["none", "relu", "relu6", "silu", "hardswish", "sum", "sum-relu"];
+    public static string[] Activations => ["none", "relu", "relu6", "silu", "hardswish", "sum", "sum-relu", "silu-excited", "hardswish-excited", "sum-dropped"];
 
     public static IEnumerable<TheoryDataRow<string>> Cases => Activations.Select(a => new TheoryDataRow<string>(a));
 
@@ -33,7 +34,12 @@ public sealed class TrainingPassTests
             var exact = nn.BatchNorm2d(channels, momentum: 0.3, dtype: ScalarType.Float64);
             exact.load_state_dict(norm.state_dict());
             var (exactX, exactShortcut) = (x.detach().to(ScalarType.Float64).requires_grad_(), shortcut.detach().to(ScalarType.Float64).requires_grad_());
+            using var excitation = activation.EndsWith("excited", StringComparison.Ordinal) ? new Layers.SqueezeExcitation(channels, 4, nn.SiLU(), nn.Sigmoid()) : null;
+            using var exactExcitation = excitation is null ? null : new Layers.SqueezeExcitation(channels, 4, nn.SiLU(), nn.Sigmoid());
+            exactExcitation?.load_state_dict(excitation!.state_dict());
+            exactExcitation?.to(ScalarType.Float64);
             var z = exact.call(exactX);
+            LabRuntime.Seed(6);
             var expected = activation switch
             {
                 "relu" => z.relu(),
@@ -42,10 +48,14 @@ public sealed class TrainingPassTests
                 "hardswish" => nn.functional.hardswish(z),
                 "sum" => z + exactShortcut,
                 "sum-relu" => (z + exactShortcut).relu(),
+                "silu-excited" => exactExcitation!.call(nn.functional.silu(z)),
+                "hardswish-excited" => exactExcitation!.call(nn.functional.hardswish(z)),
+                "sum-dropped" => z * Layers.Kept(x, 0.4) + exactShortcut,
                 _ => z,
             };
             (expected * weights).sum().backward();
 
+            LabRuntime.Seed(6);
             using var pass = new TrainingPass();
             var made = x.alias(); // as by a layer: the pass lets go of it
             var y = activation switch
@@ -56,6 +66,9 @@ public sealed class TrainingPassTests
                 "hardswish" => pass.Norm(norm, nn.Hardswish(), made, null),
                 "sum" => pass.Norm(norm, null, made, shortcut),
                 "sum-relu" => pass.Norm(norm, nn.ReLU(), made, shortcut),
+                "silu-excited" => pass.Norm(norm, nn.SiLU(), made, null, excitation),
+                "hardswish-excited" => pass.Norm(norm, nn.Hardswish(), made, null, excitation),
+                "sum-dropped" => pass.Norm(norm, null, made, shortcut, drop: 0.4),
                 _ => pass.Norm(norm, null, made, null),
             };
             Near(expected, y, "output");
@@ -66,17 +79,65 @@ public sealed class TrainingPassTests
             Near(exact.running_mean!, norm.running_mean!, "running mean");
             Near(exact.running_var!, norm.running_var!, "running variance");
             Assert.Equal(1, norm.num_batches_tracked!.item<long>());
+            foreach (var (own, theirs) in (excitation?.parameters() ?? []).Zip(exactExcitation?.parameters() ?? []))
+                Near(theirs.grad!, own.grad!, "gradient of the excitation");
             if (activation.StartsWith("sum", StringComparison.Ordinal))
                 Near(exactShortcut.grad!, shortcut.grad!, "gradient of the shortcut");
         }
 
-        // float32's steps are 6e-8 of a number; x lies up to 60 from zero where its deviation is 3, and a dozen operations follow
-        static void Near(Tensor expected, Tensor actual, string what)
+    }
+
+    // float32's steps are 6e-8 of a number; x lies up to 60 from zero where its deviation is 3, and a dozen operations follow
+    private static void Near(Tensor expected, Tensor actual, string what, double allowed = 2e-5)
+    {
+        using var scope = NewDisposeScope();
+        var error = ((actual.detach().to(ScalarType.Float64) - expected.detach()).norm() / (expected.detach().norm() + 1e-12)).item<double>();
+        Assert.True(error < allowed, $"{what}: {error:0.0e0}");
+    }
+
+    /// <summary>Sides that tiles of four columns do not divide, images of one row and of several bands, strides that do and do not meet the last column.</summary>
+    [Fact]
+    public void Depthwise_filters_go_back_as_libtorchs_in_float64()
+    {
+        foreach (var (n, channels, height, width, side, stride) in ((int, int, int, int, int, int)[])[(3, 8, 7, 7, 3, 1), (2, 24, 14, 9, 5, 1), (2, 40, 1, 6, 5, 1), (3, 16, 12, 12, 3, 2), (2, 16, 13, 10, 5, 2), (1, 96, 80, 62, 3, 1), (1, 96, 80, 62, 5, 2)])
         {
             using var scope = NewDisposeScope();
-            var error = ((actual.detach().to(ScalarType.Float64) - expected.detach()).norm() / (expected.detach().norm() + 1e-12)).item<double>();
-            Assert.True(error < 2e-5, $"{what}: {error:0.0e0}");
+            LabRuntime.Seed(side);
+            using var conv = nn.Conv2d(channels, channels, side, stride, padding: side / 2, groups: channels, bias: false);
+            using var exact = nn.Conv2d(channels, channels, side, stride, padding: side / 2, groups: channels, bias: false, dtype: ScalarType.Float64);
+            exact.load_state_dict(conv.state_dict());
+            var x = TensorLayout.ChannelsLast(randn(n, channels, height, width)).requires_grad_();
+            var exactX = x.detach().to(ScalarType.Float64).requires_grad_();
+            var expected = exact.call(exactX);
+            var weights = randn_like(expected);
+            (expected * weights).sum().backward();
+
+            using var pass = new TrainingPass();
+            var y = pass.Depthwise(conv, x, DepthwiseKernel.ShapeOf(conv, x)!.Value);
+            Near(expected, y, "output", 1e-6);
+            pass.Backward((y * weights.to(ScalarType.Float32)).sum());
+            Near(exactX.grad!, x.grad!, $"gradient of the images, {side} {stride}", 1e-6);
+            Near(exact.weight!.grad!, conv.weight!.grad!, $"gradient of the filters, {side} {stride}", 1e-6);
         }
+        using var other = nn.Conv2d(16, 16, 3, padding: 1, groups: 8);
+        Assert.Null(DepthwiseKernel.ShapeOf(other, zeros(1, 16, 4, 4)));
+    }
+
+    [Fact]
+    public void The_sigmoid_is_within_two_units_of_the_last_place()
+    {
+        for (var bits = 0L; bits < 1L << 32; bits += 1009)
+        {
+            var z = BitConverter.Int32BitsToSingle((int)(uint)bits);
+            var (own, exact) = (Sigmoid(z), 1 / (1 + Math.Exp(-(double)z)));
+            if (float.IsNaN(z))
+                Assert.True(float.IsNaN(own));
+            else // what float32 has no normal number for may be 0
+                Assert.True(Math.Abs(own - exact) <= 2 * exact / (1 << 23) || exact < float.BitIncrement(0) * (1 << 23) && own < 2 * exact, $"{z}: {own}, not {exact}");
+        }
+        Assert.Equal([0, 1, 0.5f, 0, 1], ((float[])[float.NegativeInfinity, float.PositiveInfinity, 0, float.MinValue, float.MaxValue]).Select(Sigmoid));
+
+        static float Sigmoid(float z) => NormKernels.Sigmoid(Vector256.Create(z))[0];
     }
 
     /// <summary>A network of each kind of block against the same in float64: no further away than libtorch's own float32 layers, and never far.</summary>

@@ -20,6 +20,7 @@ internal sealed class TrainingPass : IDisposable
     /// <summary>What goes back through one piece's end: the gradient of what is left of it, to whatever is before it.</summary>
     private readonly Stack<Action> back = new();
     private readonly DisposeScope scope = NewDisposeScope();
+    private bool keepsFilters; // MobileNetV2's published runs keep their bits: libtorch goes back through its 3x3 filters
 
     /// <summary>Whether a model is run like that: on a processor in float32.</summary>
     public static bool Fits(VisionModel model) => Vector256.IsHardwareAccelerated && model.parameters().First() is { device_type: DeviceType.CPU, dtype: ScalarType.Float32 };
@@ -29,6 +30,7 @@ internal sealed class TrainingPass : IDisposable
     {
         if (from == model.Stages[^1])
             return x;
+        keepsFilters = model is MobileNetV2;
         var maps = Chain(model.Stages.SkipLast(1).SkipWhile(s => from is not null && s != from).SelectMany(model.StageLayers), x);
         return model.Pooled(maps);
     }
@@ -59,6 +61,8 @@ internal sealed class TrainingPass : IDisposable
                 i += excitation is null ? 0 : 1;
                 x = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop);
             }
+            else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && IsChannelsLast(x) && !keepsFilters)
+                x = Depthwise(conv, x, shape);
             else
                 x = layers[i] is Layers.IResidual block ? Residual(block, x) : ((nn.Module<Tensor, Tensor>)layers[i]).call(x);
         return x;
@@ -117,7 +121,7 @@ internal sealed class TrainingPass : IDisposable
                 return;
             var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
             NormKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), shortcut is not null, rows, channels, scale, shift, byX, constant);
-            x.backward([result]);
+            Send(result, x);
         });
         return y;
     }
@@ -133,8 +137,8 @@ internal sealed class TrainingPass : IDisposable
             scales = Layers.Kept(x, drop).expand(images, channels, 1, 1).contiguous();
         else
         {
-            means = tensor(ScaledKernels.Means<T>(Pointer(x), images, rows, channels, scale, shift), [images, channels, 1, 1], requires_grad: learns);
-            scales = excitation.Steps.Aggregate(means, (m, step) => ((nn.Module<Tensor, Tensor>)step).call(m));
+            means = tensor(ScaledKernels.Means<T>(Pointer(x), images, rows, channels, scale, shift), [images, channels], requires_grad: learns);
+            scales = excitation.Steps.Aggregate(means, (m, step) => step is Conv2d full ? nn.functional.linear(m, full.weight!.flatten(1), full.bias) : ((nn.Module<Tensor, Tensor>)step).call(m));
         }
         var factors = Numbers(scales);
         var y = Like(x);
@@ -148,7 +152,7 @@ internal sealed class TrainingPass : IDisposable
             var offsets = new float[images * channels];
             if (means is not null)
             {
-                scales.backward([tensor(sums.SelectMany(s => s.Take(channels).Select(sum => (float)sum)).ToArray(), [images, channels, 1, 1])]);
+                scales.backward([tensor(sums.SelectMany(s => s.Take(channels).Select(sum => (float)sum)).ToArray(), [images, channels])]);
                 offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
             }
             var (sum, withX) = (new double[channels], new double[channels]);
@@ -164,7 +168,7 @@ internal sealed class TrainingPass : IDisposable
                 return;
             var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
             ScaledKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), images, rows, channels, scale, shift, factors, offsets, byX, constant);
-            x.backward([result]);
+            Send(result, x);
         });
         return y;
     }
@@ -182,10 +186,31 @@ internal sealed class TrainingPass : IDisposable
             if (!IsChannelsLast(gradient))
                 gradient = TensorLayout.ChannelsLast(gradient);
             step(gradient);
-            x.Dispose();
+            if (!x.is_leaf) // else the piece that begins there wants its gradient
+                x.Dispose();
             if (shortcut is not null)
                 Add(shortcut, () => gradient);
         });
+    }
+
+    /// <summary>A depthwise convolution, with a way back that is faster than libtorch's.</summary>
+    internal unsafe Tensor Depthwise(Conv2d conv, Tensor x, DepthwiseKernel.Shape shape)
+    {
+        Tensor y;
+        using (no_grad())
+            y = conv.call(x.detach());
+        if (!x.requires_grad && !conv.weight!.requires_grad)
+            return y;
+        GoBack(y, x, null, gradient =>
+        {
+            y.Dispose();
+            var result = x.requires_grad ? Like(x) : null;
+            var filters = DepthwiseKernel.Backward(Pointer(gradient), conv.weight!.requires_grad ? Pointer(x) : null, result is null ? null : Pointer(result), Numbers(conv.weight!), shape);
+            Add(conv.weight!, () => tensor(filters, conv.weight!.shape));
+            if (result is not null)
+                Send(result, x);
+        });
+        return y;
     }
 
     /// <summary>A norm on one batch: with the batch's statistics it is scale x + shift.</summary>
@@ -261,6 +286,15 @@ internal sealed class TrainingPass : IDisposable
             y.Dispose();
         });
         return y;
+    }
+
+    /// <summary>Hands a gradient to libtorch where its layers made <paramref name="to"/>, else to the piece of ours that did.</summary>
+    private static void Send(Tensor gradient, Tensor to)
+    {
+        if (to.is_leaf)
+            Add(to, () => gradient);
+        else
+            to.backward([gradient]);
     }
 
     private static void Add(Tensor to, Func<Tensor> gradient)
