@@ -151,14 +151,14 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     {
         Conv2d { stride: [var a, var b], padding: [var c, var d], dilation: [var e, var f], kernel_size: [var g, var h] } conv => a == b && c == d && e == f && g == h
             && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && conv.padding_mode == TorchSharp.PaddingModes.Zeros
-            && (conv.groups == 1 || unit.IsDepthwise && e == 1 || conv.in_channels == conv.out_channels && conv.in_channels % Convolution.GroupOf(conv) == 0 && Convolution.GroupOf(conv) % (conv.in_channels / conv.groups) == 0),
+            && (conv.groups == 1 || unit.IsDepthwise && e == 1 || GroupedConvolution.Knows(conv)),
         MaxPool2d { dilation: null or [1, 1], ceil_mode: false } => true,
         Layers.IResidual { Adds: true } block => Units(block.Branch) is [.., { Convolution: not null, Low: < 0 }] branch && branch.Concat(Units(block.Shortcut)).All(IsKnown),
         Layers.IResidual block => Units(block.Branch).All(IsKnown),
         _ => false,
     };
 
-    private static bool IsBetter(Unit unit) => unit.IsDepthwise || unit.Convolution is { } conv && Winograd.Knows(conv)
+    private static bool IsBetter(Unit unit) => unit.IsDepthwise || unit.Convolution is { } conv && (Winograd.Knows(conv) || GroupedConvolution.Knows(conv))
         || unit.Layer is Layers.IResidual block && Units(block.Branch).Any(IsBetter);
 
     /// <param name="add">What the last convolution adds to its sums; null for none.</param>
@@ -181,7 +181,8 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
             {
                 var to = After(unit, x);
                 var weights = Weights(unit, Adding(i) is not null && endsInReLU);
-                steps.Add(Winograd.Knows(conv) && Winograd.Pays(to) ? new Winograd(weights, x, to, Adding(i)) : new Convolution(weights, x, to, Adding(i)));
+                steps.Add(conv.groups > 1 ? new GroupedConvolution(weights, x, to, Adding(i))
+                    : Winograd.Knows(conv) && Winograd.Pays(to) ? new Winograd(weights, x, to, Adding(i)) : new Convolution(weights, x, to, Adding(i)));
                 x = to;
             }
             else if (unit.Layer is MaxPool2d pool)

@@ -186,44 +186,30 @@ internal sealed unsafe class Stem : VectorStep
 }
 
 /// <summary>A convolution as products of matrices: pixels gathered with their neighbours, times weights.</summary>
-/// <remarks>
-/// Groups narrower than a register are computed together, with zeros between them: ResNeXt's groups of 4 as blocks of 16 channels. That multiplies
-/// four times as often and is faster than to use a quarter of each register.
-/// </remarks>
 internal sealed unsafe class Convolution : VectorStep
 {
     private readonly Maps input;
     private readonly Maps? add;
     private readonly ConvolutionWeights weights;
     private readonly Floats packed;
-    private readonly int blocks, wide, depth, columns, distance, most;
+    private readonly int depth, distance, most;
     private readonly bool gathers;
 
     public Convolution(ConvolutionWeights weights, Maps input, Maps output, Maps? add) : base(output, input, add)
     {
         (this.weights, this.input, this.add) = (weights, input, add);
-        wide = weights.Inputs == input.Channels ? input.Channels : Math.Max(MatrixKernel.Lanes, weights.Inputs);
-        blocks = input.Channels / wide;
-        columns = blocks == 1 ? output.Stride : wide;
-        depth = weights.Kernel * weights.Kernel * wide;
-        gathers = weights.Kernel > 1 || weights.Stride > 1 || weights.Padding > 0 || blocks > 1 || MatrixKernel.Spread(input.Stride) != input.Stride;
+        depth = weights.Kernel * weights.Kernel * input.Channels;
+        gathers = weights.Kernel > 1 || weights.Stride > 1 || weights.Padding > 0 || MatrixKernel.Spread(input.Stride) != input.Stride;
         distance = gathers ? MatrixKernel.Spread(depth) : input.Stride;
         most = gathers ? Math.Clamp((1 << 16) / distance / MatrixKernel.Rows, 2, 8) * MatrixKernel.Rows : 7 * MatrixKernel.Rows;
-        packed = new Floats((long)blocks * depth * columns);
+        packed = new Floats((long)depth * output.Stride);
         for (var o = 0; o < weights.Outputs; o++)
             for (var i = 0; i < weights.Inputs; i++)
                 for (var tap = 0; tap < weights.Kernel * weights.Kernel; tap++)
-                {
-                    var (block, column) = blocks == 1 ? (0, o) : (o / wide, o % wide);
-                    var row = tap * wide + (blocks == 1 ? i : column / weights.Inputs * weights.Inputs + i);
-                    packed.Data[(long)block * depth * columns + MatrixKernel.At(row, column, depth, columns)] = weights.Values[((long)o * weights.Inputs + i) * weights.Kernel * weights.Kernel + tap];
-                }
+                    packed.Data[MatrixKernel.At(tap * input.Channels + i, o, depth, output.Stride)] = weights.Values[((long)o * weights.Inputs + i) * weights.Kernel * weights.Kernel + tap];
     }
 
     public override long Scratch => gathers ? (long)(most + MatrixKernel.Rows) * distance + MatrixKernel.Lanes : 0;
-
-    /// <summary>Channels that are computed together.</summary>
-    public static long GroupOf(Conv2d conv) => Math.Max(MatrixKernel.Lanes, conv.in_channels / conv.groups);
 
     public override long Weights => packed.Count;
 
@@ -233,15 +219,12 @@ internal sealed unsafe class Convolution : VectorStep
     {
         var (from, count) = Share(item, Items(part), part.Images * Output.Pixels);
         float* source = input.Of(part), to = Output.Of(part), plus = add is null ? null : add.Of(part);
-        for (var block = 0; block < blocks; block++)
-        {
-            if (gathers)
-                for (var i = 0; i < count; i++)
-                    Gather(source, from + i, block, scratch + (nint)i * distance);
-            var at = (long)from * Output.Stride + block * columns;
-            MatrixKernel.Multiply(gathers ? scratch : source + (long)from * distance, distance, count, packed.Data + (long)block * depth * columns, depth, columns,
-                weights.Bias.Data + block * columns, to + at, Output.Stride, plus == null ? null : plus + at, weights.Low, weights.High);
-        }
+        if (gathers)
+            for (var i = 0; i < count; i++)
+                Gather(source, from + i, scratch + (nint)i * distance);
+        var at = (long)from * Output.Stride;
+        MatrixKernel.Multiply(gathers ? scratch : source + (long)from * distance, distance, count, packed.Data, depth, Output.Stride, weights.Bias.Data, to + at, Output.Stride,
+            plus == null ? null : plus + at, weights.Low, weights.High);
     }
 
     public override void Dispose()
@@ -250,12 +233,12 @@ internal sealed unsafe class Convolution : VectorStep
         weights.Dispose();
     }
 
-    private void Gather(float* source, int pixel, int block, float* to)
+    private void Gather(float* source, int pixel, float* to)
     {
         var (image, y, x) = (pixel / Output.Pixels, pixel / Output.Width % Output.Height * weights.Stride, pixel % Output.Width * weights.Stride);
         for (var i = 0; i < weights.Kernel; i++)
-            for (var j = 0; j < weights.Kernel; j++, to += wide)
-                Copy(input.PixelOrZeros(source, image, y + i * weights.Dilation - weights.Padding, x + j * weights.Dilation - weights.Padding) + block * wide, to, wide);
+            for (var j = 0; j < weights.Kernel; j++, to += input.Channels)
+                Copy(input.PixelOrZeros(source, image, y + i * weights.Dilation - weights.Padding, x + j * weights.Dilation - weights.Padding), to, input.Channels);
     }
 
     /// <summary>Up to 15 floats more than asked for, which the next copy overwrites.</summary>
@@ -265,6 +248,175 @@ internal sealed unsafe class Convolution : VectorStep
         for (var i = 0; i < count; i += MatrixKernel.Lanes)
             Vector512.Load(from + i).Store(to + i);
     }
+}
+
+/// <summary>
+/// A 3x3 convolution in groups of channels, as ResNeXt's (Xie et al. 2017): 16 outputs at a time, each lane of a register with its own group's inputs.
+/// </summary>
+/// <remarks>
+/// A group of 4 channels fills a quarter of a register, so four groups lie in one. Input i of each group is moved to all its lanes (a permutation), and seven
+/// neighbouring outputs share what was moved and the weights.
+/// </remarks>
+internal sealed unsafe class GroupedConvolution : VectorStep
+{
+    private const int Kernel = 3, Together = 7, MostRows = 14;
+
+    private readonly Maps input;
+    private readonly Maps? add;
+    private readonly ConvolutionWeights weights;
+    private readonly Floats packed; // [blocks of 16 outputs, blocks of 16 inputs, kernel, inputs of a group in that block, kernel, 16]
+    private readonly Floats permutations; // [inputs of a group in a block, 16]: from which lane each lane takes it
+    private readonly int group, blocks, inputs, stride, width, plane; // blocks of a group; floats of a row with its border, and of a block's rows
+
+    public GroupedConvolution(ConvolutionWeights weights, Maps input, Maps output, Maps? add) : base(output, input, add)
+    {
+        (this.weights, this.input, this.add) = (weights, input, add);
+        (group, stride) = (weights.Inputs, weights.Stride);
+        (blocks, inputs) = (Math.Max(1, group / MatrixKernel.Lanes), Math.Min(group, MatrixKernel.Lanes));
+        width = (((output.Width + Together - 1) / Together * Together - 1) * stride + Kernel) * MatrixKernel.Lanes;
+        plane = ((MostRows - 1) * stride + Kernel) * width;
+        permutations = new Floats(inputs * MatrixKernel.Lanes);
+        for (var i = 0; i < permutations.Count; i++)
+            ((int*)permutations.Data)[i] = i % MatrixKernel.Lanes / inputs * inputs + i / MatrixKernel.Lanes;
+        packed = new Floats((long)output.Channels * blocks * Kernel * inputs * Kernel);
+        var at = packed.Data;
+        for (var o = 0; o < output.Channels; o += MatrixKernel.Lanes)
+            for (var first = 0; first < group; first += inputs)
+                for (var row = 0; row < Kernel; row++)
+                    for (var i = 0; i < inputs; i++)
+                        for (var column = 0; column < Kernel; column++)
+                            for (var lane = 0; lane < MatrixKernel.Lanes; lane++)
+                                *at++ = weights.Values[(((o + lane) * group + first + i) * Kernel + row) * Kernel + column];
+    }
+
+    public static bool Knows(Conv2d conv) => conv is { kernel_size: [Kernel, Kernel], stride: [1 or 2, _], dilation: [1, _], groups: > 1 } && conv.in_channels == conv.out_channels
+        && conv.in_channels % MatrixKernel.Lanes == 0 && conv.in_channels / conv.groups is var group && (group % MatrixKernel.Lanes == 0 || MatrixKernel.Lanes % group == 0);
+
+    public override long Weights => packed.Count;
+
+    public override long Scratch => (long)blocks * plane;
+
+    private int Bands => (Output.Height + MostRows - 1) / MostRows;
+
+    private int Groups => Output.Channels / MatrixKernel.Lanes / blocks; // or fours or twos of them, where they are narrower than a register
+
+    public override int Items(Part part) => part.Images * Groups * Bands;
+
+    public override void Run(int item, Part part, float* scratch)
+    {
+        var (image, first, band) = (item / Bands / Groups, item / Bands % Groups * blocks, item % Bands);
+        var (y, end) = (Output.Height * band / Bands, Output.Height * (band + 1) / Bands);
+        var top = y * stride - weights.Padding;
+        for (var block = 0; block < blocks; block++)
+            for (var row = 0; row < (end - y - 1) * stride + Kernel; row++)
+                Lay(input.Of(part), image, top + row, (first + block) * MatrixKernel.Lanes, scratch + block * plane + row * width);
+        var plus = add is null ? null : add.Of(part);
+        for (; y < end; y++, scratch += stride * width)
+            for (var block = first; block < first + blocks; block++)
+                for (var x = 0; x < Output.Width; x += Together)
+                {
+                    var at = Output.Offset(image, y, x) + block * MatrixKernel.Lanes;
+                    var count = Math.Min(Together, Output.Width - x);
+                    if (stride == 1)
+                        Filter1(scratch + x * MatrixKernel.Lanes, block, Output.Of(part) + at, plus == null ? null : plus + at, count);
+                    else
+                        Filter2(scratch + 2 * x * MatrixKernel.Lanes, block, Output.Of(part) + at, plus == null ? null : plus + at, count);
+                }
+    }
+
+    public override void Dispose()
+    {
+        foreach (var held in (IDisposable[])[packed, permutations, weights])
+            held.Dispose();
+    }
+
+    /// <summary>16 channels of a row of pixels, with zeros around the image.</summary>
+    private void Lay(float* images, int image, int y, int channel, float* to)
+    {
+        for (var x = -weights.Padding; x < width / MatrixKernel.Lanes - weights.Padding; x++, to += MatrixKernel.Lanes)
+        {
+            var pixel = input.PixelOrZeros(images, image, y, x);
+            Vector512.Load(pixel + channel).Store(to);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private void Filter1(float* from, int block, float* to, float* plus, int count)
+    {
+        var w = packed.Data + (nint)block * blocks * Kernel * inputs * Kernel * MatrixKernel.Lanes;
+        var c0 = Vector512.Load(weights.Bias.Data + block * MatrixKernel.Lanes);
+        Vector512<float> c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0;
+        for (var (other, start) = (0, 0); other < blocks; other++, start += plane)
+            for (var row = 0; row < Kernel; row++)
+                for (var i = 0; i < inputs; i++, w += Kernel * MatrixKernel.Lanes)
+                {
+                    var lanes = Vector512.Load((int*)permutations.Data + i * MatrixKernel.Lanes);
+                    Vector512<float> w0 = Vector512.Load(w), w1 = Vector512.Load(w + MatrixKernel.Lanes), w2 = Vector512.Load(w + 2 * MatrixKernel.Lanes);
+                    var at = from + start + row * width;
+                    Vector512<float> x0 = Pixel(at, 0, lanes), x1 = Pixel(at, 1, lanes), x2 = Pixel(at, 2, lanes);
+                    Vector512<float> x3 = Pixel(at, 3, lanes), x4 = Pixel(at, 4, lanes), x5 = Pixel(at, 5, lanes);
+                    Vector512<float> x6 = Pixel(at, 6, lanes), x7 = Pixel(at, 7, lanes), x8 = Pixel(at, 8, lanes);
+                    c0 = Vector512.FusedMultiplyAdd(x0, w0, c0); c0 = Vector512.FusedMultiplyAdd(x1, w1, c0); c0 = Vector512.FusedMultiplyAdd(x2, w2, c0);
+                    c1 = Vector512.FusedMultiplyAdd(x1, w0, c1); c1 = Vector512.FusedMultiplyAdd(x2, w1, c1); c1 = Vector512.FusedMultiplyAdd(x3, w2, c1);
+                    c2 = Vector512.FusedMultiplyAdd(x2, w0, c2); c2 = Vector512.FusedMultiplyAdd(x3, w1, c2); c2 = Vector512.FusedMultiplyAdd(x4, w2, c2);
+                    c3 = Vector512.FusedMultiplyAdd(x3, w0, c3); c3 = Vector512.FusedMultiplyAdd(x4, w1, c3); c3 = Vector512.FusedMultiplyAdd(x5, w2, c3);
+                    c4 = Vector512.FusedMultiplyAdd(x4, w0, c4); c4 = Vector512.FusedMultiplyAdd(x5, w1, c4); c4 = Vector512.FusedMultiplyAdd(x6, w2, c4);
+                    c5 = Vector512.FusedMultiplyAdd(x5, w0, c5); c5 = Vector512.FusedMultiplyAdd(x6, w1, c5); c5 = Vector512.FusedMultiplyAdd(x7, w2, c5);
+                    c6 = Vector512.FusedMultiplyAdd(x6, w0, c6); c6 = Vector512.FusedMultiplyAdd(x7, w1, c6); c6 = Vector512.FusedMultiplyAdd(x8, w2, c6);
+                }
+        Put(to, plus, 0, count, c0);
+        Put(to, plus, 1, count, c1);
+        Put(to, plus, 2, count, c2);
+        Put(to, plus, 3, count, c3);
+        Put(to, plus, 4, count, c4);
+        Put(to, plus, 5, count, c5);
+        Put(to, plus, 6, count, c6);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private void Filter2(float* from, int block, float* to, float* plus, int count)
+    {
+        var w = packed.Data + (nint)block * blocks * Kernel * inputs * Kernel * MatrixKernel.Lanes;
+        var c0 = Vector512.Load(weights.Bias.Data + block * MatrixKernel.Lanes);
+        Vector512<float> c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0;
+        for (var (other, start) = (0, 0); other < blocks; other++, start += plane)
+            for (var row = 0; row < Kernel; row++)
+                for (var i = 0; i < inputs; i++, w += Kernel * MatrixKernel.Lanes)
+                {
+                    var lanes = Vector512.Load((int*)permutations.Data + i * MatrixKernel.Lanes);
+                    Vector512<float> w0 = Vector512.Load(w), w1 = Vector512.Load(w + MatrixKernel.Lanes), w2 = Vector512.Load(w + 2 * MatrixKernel.Lanes);
+                    var at = from + start + row * width;
+                    Vector512<float> x0 = Pixel(at, 0, lanes), x1 = Pixel(at, 1, lanes), x2 = Pixel(at, 2, lanes);
+                    Vector512<float> x3 = Pixel(at, 3, lanes), x4 = Pixel(at, 4, lanes), x5 = Pixel(at, 5, lanes);
+                    Vector512<float> x6 = Pixel(at, 6, lanes), x7 = Pixel(at, 7, lanes), x8 = Pixel(at, 8, lanes);
+                    Vector512<float> x9 = Pixel(at, 9, lanes), x10 = Pixel(at, 10, lanes), x11 = Pixel(at, 11, lanes);
+                    Vector512<float> x12 = Pixel(at, 12, lanes), x13 = Pixel(at, 13, lanes), x14 = Pixel(at, 14, lanes);
+                    c0 = Vector512.FusedMultiplyAdd(x0, w0, c0); c0 = Vector512.FusedMultiplyAdd(x1, w1, c0); c0 = Vector512.FusedMultiplyAdd(x2, w2, c0);
+                    c1 = Vector512.FusedMultiplyAdd(x2, w0, c1); c1 = Vector512.FusedMultiplyAdd(x3, w1, c1); c1 = Vector512.FusedMultiplyAdd(x4, w2, c1);
+                    c2 = Vector512.FusedMultiplyAdd(x4, w0, c2); c2 = Vector512.FusedMultiplyAdd(x5, w1, c2); c2 = Vector512.FusedMultiplyAdd(x6, w2, c2);
+                    c3 = Vector512.FusedMultiplyAdd(x6, w0, c3); c3 = Vector512.FusedMultiplyAdd(x7, w1, c3); c3 = Vector512.FusedMultiplyAdd(x8, w2, c3);
+                    c4 = Vector512.FusedMultiplyAdd(x8, w0, c4); c4 = Vector512.FusedMultiplyAdd(x9, w1, c4); c4 = Vector512.FusedMultiplyAdd(x10, w2, c4);
+                    c5 = Vector512.FusedMultiplyAdd(x10, w0, c5); c5 = Vector512.FusedMultiplyAdd(x11, w1, c5); c5 = Vector512.FusedMultiplyAdd(x12, w2, c5);
+                    c6 = Vector512.FusedMultiplyAdd(x12, w0, c6); c6 = Vector512.FusedMultiplyAdd(x13, w1, c6); c6 = Vector512.FusedMultiplyAdd(x14, w2, c6);
+                }
+        Put(to, plus, 0, count, c0);
+        Put(to, plus, 1, count, c1);
+        Put(to, plus, 2, count, c2);
+        Put(to, plus, 3, count, c3);
+        Put(to, plus, 4, count, c4);
+        Put(to, plus, 5, count, c5);
+        Put(to, plus, 6, count, c6);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void Put(float* to, float* plus, int pixel, int count, Vector512<float> sum)
+    {
+        if (pixel < count)
+            MatrixKernel.Clamp(sum, plus == null ? null : plus + pixel * Output.Stride, Vector512.Create(weights.Low), Vector512.Create(weights.High)).Store(to + pixel * Output.Stride);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Pixel(float* from, int pixel, Vector512<int> lanes) => Vector512.Shuffle(Vector512.Load(from + pixel * MatrixKernel.Lanes), lanes);
 }
 
 /// <summary>
