@@ -16,25 +16,20 @@ public sealed class VectorEngineTests
 
     public static TheoryData<string, ModelOptions, int, int, int> Networks => new()
     {
-        { "resnet18", new(), 2, 64, 64 },
         { "resnet18", new(), 1, 1, 1 },
         { "resnet18", new(), 33, 33, 47 },
-        { "resnet50", new() { ReplaceStrideWithDilation = (false, true, true) }, 2, 40, 70 },
-        { "vgg11", new(), 3, 37, 50 },
-        { "resnext50_32x4d", new(), 3, 61, 78 },
-        { "vgg11_bn", new(), 2, 65, 34 },
+        { "resnet50", new() { ReplaceStrideWithDilation = (false, true, true) }, 1, 40, 54 },
+        { "vgg11", new(), 2, 65, 34 },
+        { "resnext50_32x4d", new(), 2, 45, 62 },
         { "mobilenet_v2", new(), 33, 32, 32 },
         { "mobilenet_v2", new(), 2, 75, 97 },
-        { "mobilenet_v2", new(), 1, 1, 1 },
-        { "mobilenet_v2", new() { WidthMultiplier = 0.35 }, 5, 70, 50 },
-        { "mobilenet_v2", new() { WidthMultiplier = 0.3, RoundNearest = 1 }, 3, 64, 64 },
+        { "mobilenet_v2", new() { WidthMultiplier = 0.3, RoundNearest = 1 }, 3, 40, 50 },
         { "mnasnet0_75", new(), 1, 128, 128 },
         { "mnasnet0_5", new(), 5, 43, 66 },
-        { "mnasnet1_3", new(), 33, 33, 32 },
     };
 
     [Theory, MemberData(nameof(Networks))]
-    public void Every_cut_of_a_network_is_as_in_float64(string name, ModelOptions options, int images, int height, int width)
+    public void What_a_network_computes_is_as_in_float64(string name, ModelOptions options, int images, int height, int width)
     {
         using var scope = NewDisposeScope();
         using var none = no_grad();
@@ -45,7 +40,7 @@ public sealed class VectorEngineTests
         exact.eval();
         exact.to(float64);
         var pixels = randn(images, 3, height, width);
-        foreach (var cut in model.Stages.Skip(1).Where((c, i) => i % 3 == 0 || c == model.Stages[^1]))
+        foreach (var cut in model.Stages.Skip(1).Where((c, i) => i % 7 == 2 || c == model.Stages[^1]))
             Check(model, exact, cut, pixels);
     }
 
@@ -61,7 +56,7 @@ public sealed class VectorEngineTests
         Assert.True(error < Tolerance, $"{cut}: {error}");
     }
 
-    [Theory, InlineData("resnet18", "fc"), InlineData("mobilenet_v2", "features.7"), InlineData("vgg11", "features.9"), InlineData("resnext50_32x4d", "layer2")]
+    [Theory, InlineData("resnet18", "layer4"), InlineData("mobilenet_v2", "features.7"), InlineData("vgg11", "features.9"), InlineData("resnext50_32x4d", "layer2")]
     public void An_image_gives_the_same_bits_in_any_batch_and_with_any_number_of_threads(string name, string cut)
     {
         using var scope = NewDisposeScope();
@@ -71,19 +66,19 @@ public sealed class VectorEngineTests
         OnnxTests.Shake(model);
         using var folded = FrozenPrefix.Fold(model, cut);
         folded.eval();
-        var (pixels, threads) = (randn(29, 3, 47, 56), get_num_threads());
+        var (pixels, threads) = (randn(33, 3, 35, 44), get_num_threads());
         var before = pixels.clone();
         Tensor? expected = null;
         try
         {
-            foreach (var count in (int[])[1, 2, 3, 8])
+            foreach (var count in (int[])[1, 3, 8])
             {
                 set_num_threads(count);
-                using var engine = new VectorEngine(folded, cut, 47, 56);
+                using var engine = new VectorEngine(folded, cut, 35, 44);
                 expected ??= engine.Run(pixels);
                 Assert.True(engine.Run(pixels).equal(expected).all().item<bool>(), $"{count} threads");
                 Assert.True(engine.Run(pixels.narrow(0, 3, 5)).equal(expected.narrow(0, 3, 5)).all().item<bool>(), $"{count} threads, five images");
-                Assert.True(engine.Run(pixels.narrow(0, 28, 1)).equal(expected.narrow(0, 28, 1)).all().item<bool>(), $"{count} threads, one image");
+                Assert.True(engine.Run(pixels.narrow(0, 32, 1)).equal(expected.narrow(0, 32, 1)).all().item<bool>(), $"{count} threads, one image");
             }
         }
         finally
