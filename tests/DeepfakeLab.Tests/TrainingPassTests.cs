@@ -8,7 +8,7 @@ namespace DeepfakeLab.Tests;
 /// <summary>Norms, activations and sums computed as one, beside libtorch's own layers.</summary>
 public sealed class TrainingPassTests
 {
-    public static string[] Activations => ["none", "relu", "relu6", "silu", "hardswish", "sum", "sum-relu", "silu-excited", "hardswish-excited", "sum-dropped"];
+    public static string[] Activations => ["none", "relu", "relu6", "silu", "hardswish", "sum", "sum-relu", "silu-excited", "hardswish-excited", "sum-dropped", "silu-pooled"];
 
     public static IEnumerable<TheoryDataRow<string>> Cases => Activations.Select(a => new TheoryDataRow<string>(a));
 
@@ -29,7 +29,7 @@ public sealed class TrainingPassTests
             }
             var x = TensorLayout.ChannelsLast(randn(n, channels, height, width) * 3 + 20 * randn(1, channels, 1, 1)).requires_grad_();
             var shortcut = TensorLayout.ChannelsLast(randn(n, channels, height, width)).requires_grad_();
-            var weights = randn(n, channels, height, width);
+            var weights = activation == "silu-pooled" ? randn(n, channels) : randn(n, channels, height, width);
 
             var exact = nn.BatchNorm2d(channels, momentum: 0.3, dtype: ScalarType.Float64);
             exact.load_state_dict(norm.state_dict());
@@ -50,6 +50,7 @@ public sealed class TrainingPassTests
                 "sum-relu" => (z + exactShortcut).relu(),
                 "silu-excited" => exactExcitation!.call(nn.functional.silu(z)),
                 "hardswish-excited" => exactExcitation!.call(nn.functional.hardswish(z)),
+                "silu-pooled" => nn.functional.silu(z).mean([2, 3]),
                 "sum-dropped" => z * Layers.Kept(x, 0.4) + exactShortcut,
                 _ => z,
             };
@@ -68,6 +69,7 @@ public sealed class TrainingPassTests
                 "sum-relu" => pass.Norm(norm, nn.ReLU(), made, shortcut),
                 "silu-excited" => pass.Norm(norm, nn.SiLU(), made, null, excitation),
                 "hardswish-excited" => pass.Norm(norm, nn.Hardswish(), made, null, excitation),
+                "silu-pooled" => pass.Norm(norm, nn.SiLU(), made, null, pools: true),
                 "sum-dropped" => pass.Norm(norm, null, made, shortcut, drop: 0.4),
                 _ => pass.Norm(norm, null, made, null),
             };

@@ -20,7 +20,7 @@ internal sealed class TrainingPass : IDisposable
     /// <summary>What goes back through one piece's end: the gradient of what is left of it, to whatever is before it.</summary>
     private readonly Stack<Action> back = new();
     private readonly DisposeScope scope = NewDisposeScope();
-    private bool keepsFilters; // MobileNetV2's published runs keep their bits: libtorch goes back through its 3x3 filters
+    private bool keepsBits; // of MobileNetV2's published runs: libtorch goes back through its filters and pools its maps
 
     /// <summary>Whether a model is run like that: on a processor in float32.</summary>
     public static bool Fits(VisionModel model) => Vector256.IsHardwareAccelerated && model.parameters().First() is { device_type: DeviceType.CPU, dtype: ScalarType.Float32 };
@@ -30,9 +30,9 @@ internal sealed class TrainingPass : IDisposable
     {
         if (from == model.Stages[^1])
             return x;
-        keepsFilters = model is MobileNetV2;
-        var maps = Chain(model.Stages.SkipLast(1).SkipWhile(s => from is not null && s != from).SelectMany(model.StageLayers), x);
-        return model.Pooled(maps);
+        keepsBits = model is MobileNetV2;
+        var maps = Chain(model.Stages.SkipLast(1).SkipWhile(s => from is not null && s != from).SelectMany(model.StageLayers), x, pools: !keepsBits && model.PooledSide == 1 && !model.FlattensMaps);
+        return maps.dim() == 2 ? maps : model.Pooled(maps);
     }
 
     /// <summary>As <c>loss.backward()</c>. Once.</summary>
@@ -49,7 +49,8 @@ internal sealed class TrainingPass : IDisposable
     public void Dispose() => scope.Dispose();
 
     /// <param name="drop">Probability that the branch of an image is dropped.</param>
-    private Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? shortcut = null, bool endsInReLU = false, double drop = 0)
+    /// <param name="pools">Whether the maps' means [N, C] are wanted and not the maps, where a norm ends the chain; other ends give maps still.</param>
+    private Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? shortcut = null, bool endsInReLU = false, double drop = 0, bool pools = false)
     {
         var layers = Flatten(modules).ToList();
         for (var i = 0; i < layers.Count; i++)
@@ -59,9 +60,9 @@ internal sealed class TrainingPass : IDisposable
                 var activation = sum is not null ? endsInReLU ? Layers.ReLU() : null : i + 1 < layers.Count && IsActivation(layers[i + 1]) ? (nn.Module<Tensor, Tensor>)layers[++i] : null;
                 var excitation = i + 1 < layers.Count ? layers[i + 1] as Layers.SqueezeExcitation : null;
                 i += excitation is null ? 0 : 1;
-                x = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop);
+                x = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop, pools && i == layers.Count - 1);
             }
-            else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && IsChannelsLast(x) && !keepsFilters)
+            else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && IsChannelsLast(x) && !keepsBits)
                 x = Depthwise(conv, x, shape);
             else
                 x = layers[i] is Layers.IResidual block ? Residual(block, x) : ((nn.Module<Tensor, Tensor>)layers[i]).call(x);
@@ -80,7 +81,7 @@ internal sealed class TrainingPass : IDisposable
         return block.EndsInReLU ? y.relu_() : y;
     }
 
-    internal Tensor Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation = null, double drop = 0)
+    internal Tensor Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation = null, double drop = 0, bool pools = false)
     {
         if (!norm.training || norm.weight is null || norm.running_mean is null || x.shape[1] % 8 != 0 || x.numel() > int.MaxValue / 4 || !IsChannelsLast(x) || shortcut is not null && !IsChannelsLast(shortcut))
         {
@@ -91,18 +92,18 @@ internal sealed class TrainingPass : IDisposable
         }
         return activation switch
         {
-            null => Norm<NormKernels.None>(norm, x, shortcut, excitation, drop),
-            ReLU => Norm<NormKernels.ReLU>(norm, x, shortcut, excitation, drop),
-            ReLU6 => Norm<NormKernels.ReLU6>(norm, x, shortcut, excitation, drop),
-            SiLU => Norm<NormKernels.SiLU>(norm, x, shortcut, excitation, drop),
-            _ => Norm<NormKernels.Hardswish>(norm, x, shortcut, excitation, drop),
+            null => Norm<NormKernels.None>(norm, x, shortcut, excitation, drop, pools),
+            ReLU => Norm<NormKernels.ReLU>(norm, x, shortcut, excitation, drop, pools),
+            ReLU6 => Norm<NormKernels.ReLU6>(norm, x, shortcut, excitation, drop, pools),
+            SiLU => Norm<NormKernels.SiLU>(norm, x, shortcut, excitation, drop, pools),
+            _ => Norm<NormKernels.Hardswish>(norm, x, shortcut, excitation, drop, pools),
         };
     }
 
-    private Tensor Norm<T>(BatchNorm2d norm, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation, double drop) where T : struct, NormKernels.IActivation
+    private Tensor Norm<T>(BatchNorm2d norm, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation, double drop, bool pools) where T : struct, NormKernels.IActivation
     {
         var batch = new Normalised(norm, x);
-        return excitation is null && drop == 0 ? Norm<T>(batch, x, shortcut) : Scaled<T>(batch, x, shortcut, excitation, drop);
+        return excitation is not null || drop > 0 ? Scaled<T>(batch, x, shortcut, excitation, drop) : pools ? Pooled<T>(batch, x) : Norm<T>(batch, x, shortcut);
     }
 
     private unsafe Tensor Norm<T>(Normalised batch, Tensor x, Tensor? shortcut) where T : struct, NormKernels.IActivation
@@ -155,22 +156,45 @@ internal sealed class TrainingPass : IDisposable
                 scales.backward([tensor(sums.SelectMany(s => s.Take(channels).Select(sum => (float)sum)).ToArray(), [images, channels])]);
                 offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
             }
-            var (sum, withX) = (new double[channels], new double[channels]);
-            foreach (var (image, s) in sums.Index())
-                for (var c = 0; c < channels; c++)
-                {
-                    var (factor, offset) = (factors[image * channels + c], offsets[image * channels + c]);
-                    sum[c] += factor * s[channels + c] + offset * s[2 * channels + c];
-                    withX[c] += factor * s[3 * channels + c] + offset * s[4 * channels + c];
-                }
-            var (byX, constant) = batch.Learn(sum, withX);
-            if (!x.requires_grad)
-                return;
-            var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
-            ScaledKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), images, rows, channels, scale, shift, factors, offsets, byX, constant);
-            Send(result, x);
+            Back<T>(batch, x, gradient, sums, factors, offsets, shortcut is { requires_grad: true } ? null : gradient);
         });
         return y;
+    }
+
+    /// <summary>The means [N, C] over the places of the images: the maps themselves nobody else wants.</summary>
+    private unsafe Tensor Pooled<T>(Normalised batch, Tensor x) where T : struct, NormKernels.IActivation
+    {
+        var (images, rows, channels) = (batch.Images, batch.Rows, batch.Channels);
+        var means = tensor(ScaledKernels.Means<T>(Pointer(x), images, rows, channels, batch.Scale, batch.Shift), [images, channels]);
+        if (!x.requires_grad && !batch.Learns)
+            return means;
+        GoBack(means, x, null, gradient =>
+        {
+            var sums = ScaledKernels.BackwardSums<T>(Pointer(x), Pointer(x), images, rows, channels, batch.Scale, batch.Shift, batch.Origin);
+            Back<T>(batch, x, x, sums, new float[images * channels], Array.ConvertAll(Numbers(gradient), g => g / rows), null); // what is multiplied by 0 can be anything
+        });
+        return means;
+    }
+
+    /// <summary>From the sums over each image to the gradients of the norm's parameters and of x.</summary>
+    /// <param name="over">What the gradient of x may be written over; null for nothing.</param>
+    private static unsafe void Back<T>(Normalised batch, Tensor x, Tensor gradient, double[][] sums, float[] factors, float[] offsets, Tensor? over) where T : struct, NormKernels.IActivation
+    {
+        var channels = batch.Channels;
+        var (sum, withX) = (new double[channels], new double[channels]);
+        foreach (var (image, s) in sums.Index())
+            for (var c = 0; c < channels; c++)
+            {
+                var (factor, offset) = (factors[image * channels + c], offsets[image * channels + c]);
+                sum[c] += factor * s[channels + c] + offset * s[2 * channels + c];
+                withX[c] += factor * s[3 * channels + c] + offset * s[4 * channels + c];
+            }
+        var (byX, constant) = batch.Learn(sum, withX);
+        if (!x.requires_grad)
+            return;
+        var result = over ?? Like(x);
+        ScaledKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), batch.Images, batch.Rows, channels, batch.Scale, batch.Shift, factors, offsets, byX, constant);
+        Send(result, x);
     }
 
     /// <summary>Makes <paramref name="y"/> the beginning of another piece, and <paramref name="step"/> what brings its gradient to <paramref name="x"/>.</summary>
@@ -183,7 +207,7 @@ internal sealed class TrainingPass : IDisposable
                 return;
             using var none = no_grad();
             y.grad = null;
-            if (!IsChannelsLast(gradient))
+            if (gradient.dim() == 4 && !IsChannelsLast(gradient))
                 gradient = TensorLayout.ChannelsLast(gradient);
             step(gradient);
             if (!x.is_leaf) // else the piece that begins there wants its gradient
