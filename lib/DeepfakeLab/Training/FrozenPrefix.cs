@@ -21,6 +21,7 @@ internal interface IFrozenEngine : IDisposable
 /// <remarks>
 /// On the CPU <see cref="VectorEngine"/> runs float32 where the processor has registers of 512 bits and the engine a better way for some layer than the
 /// libraries have; else ONNX Runtime does, and <see cref="FusedEngine"/> bfloat16, where they load; all else torch with the channels last in memory.
+/// Where bfloat16 is asked for and float32 is the faster (<see cref="VectorEngine.BeatsBFloat16"/>), float32 it is, and <see cref="Engine"/> says so.
 /// </remarks>
 internal sealed class FrozenPrefix : IDisposable
 {
@@ -33,17 +34,19 @@ internal sealed class FrozenPrefix : IDisposable
     private (int Height, int Width) size;
 
     /// <param name="cut">The first stage that is left out.</param>
-    /// <param name="precision">What the layers compute in. bfloat16 has 8 bits of mantissa: features of random networks were off by up to 7 %.</param>
+    /// <param name="precision">The least that the layers compute in. bfloat16 has 8 bits of mantissa: features of random networks were off by up to 7 %.</param>
     public FrozenPrefix(VisionModel model, string cut, ScalarType precision = ScalarType.Float32)
     {
-        (this.cut, this.precision) = (cut, precision);
+        this.cut = cut;
         WeightsHash = Hash(model, cut);
         layers = model.Options.CanFold ? Fold(model, cut) : Copy(model);
         layers.eval();
+        var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
+        vectors = able && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut) && (precision == ScalarType.Float32 || VectorEngine.BeatsBFloat16(layers, cut));
+        precision = vectors ? ScalarType.Float32 : precision;
+        this.precision = precision;
         layers.to(precision);
         var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
-        var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
-        vectors = able && precision == ScalarType.Float32 && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut);
         IsFast = vectors || able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
         if (able && precision == ScalarType.BFloat16 && FusedEngine.Missing is null)
             fused = new FusedEngine(layers, cut);
