@@ -20,7 +20,6 @@ internal sealed class TrainingPass : IDisposable
     /// <summary>What goes back through one piece's end: the gradient of what is left of it, to whatever is before it.</summary>
     private readonly Stack<Action> back = new();
     private readonly DisposeScope scope = NewDisposeScope();
-    private bool keepsBits; // of MobileNetV2's published runs: libtorch goes back through its filters and pools its maps
 
     /// <summary>Whether a model is run like that: on a processor in float32.</summary>
     public static bool Fits(VisionModel model) => Vector256.IsHardwareAccelerated && model.parameters().First() is { device_type: DeviceType.CPU, dtype: ScalarType.Float32 };
@@ -30,8 +29,7 @@ internal sealed class TrainingPass : IDisposable
     {
         if (from == model.Stages[^1])
             return x;
-        keepsBits = model is MobileNetV2;
-        var maps = Chain(model.Stages.SkipLast(1).SkipWhile(s => from is not null && s != from).SelectMany(model.StageLayers), x, pools: !keepsBits && model.PooledSide == 1 && !model.FlattensMaps);
+        var maps = Chain(model.Stages.SkipLast(1).SkipWhile(s => from is not null && s != from).SelectMany(model.StageLayers), x, pools: model.PooledSide == 1 && !model.FlattensMaps);
         return maps.dim() == 2 ? maps : model.Pooled(maps);
     }
 
@@ -62,7 +60,7 @@ internal sealed class TrainingPass : IDisposable
                 i += excitation is null ? 0 : 1;
                 x = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop, pools && i == layers.Count - 1);
             }
-            else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && IsChannelsLast(x) && !keepsBits)
+            else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && IsChannelsLast(x))
                 x = Depthwise(conv, x, shape);
             else
                 x = layers[i] is Layers.IResidual block ? Residual(block, x) : ((nn.Module<Tensor, Tensor>)layers[i]).call(x);
