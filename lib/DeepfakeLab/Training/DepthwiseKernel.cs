@@ -85,9 +85,12 @@ internal static unsafe class DepthwiseKernel
                     }
         });
         var total = new float[filters.Length];
+        foreach (var sums in all.Skip(1))
+            for (var i = 0; i < total.Length; i++)
+                all[0][i] += sums[i];
         for (var c = 0; c < shape.Channels; c++)
             for (var tap = 0; tap < taps; tap++)
-                total[c * taps + tap] = (float)all.Where(s => s is not null).Sum(s => s[Turned(c, tap, taps)]);
+                total[c * taps + tap] = (float)all[0][Turned(c, tap, taps)];
         return total;
     }
 

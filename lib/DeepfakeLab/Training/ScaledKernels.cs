@@ -26,7 +26,16 @@ internal static unsafe class ScaledKernels
             fixed (float* k = scale, b = shift)
                 AddValues<T>(x + (image * rows + row) * channels, count, channels, k, b, sums);
         });
-        return [.. sums.SelectMany(s => s.Select(sum => (float)(sum / rows)))];
+        return Joined(sums, channels, 1.0 / rows);
+    }
+
+    /// <summary>Each image's first sums of all channels: [images * channels].</summary>
+    public static float[] Joined(double[][] sums, int channels, double factor = 1)
+    {
+        var all = new float[sums.Length * channels];
+        for (var i = 0; i < all.Length; i++)
+            all[i] = (float)(factor * sums[i / channels][i % channels]);
+        return all;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -151,7 +151,7 @@ internal sealed class TrainingPass : IDisposable
             var offsets = new float[images * channels];
             if (means is not null)
             {
-                scales.backward([tensor(sums.SelectMany(s => s.Take(channels).Select(sum => (float)sum)).ToArray(), [images, channels])]);
+                scales.backward([tensor(ScaledKernels.Joined(sums, channels), [images, channels])]);
                 offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
             }
             Back<T>(batch, x, gradient, sums, factors, offsets, shortcut is { requires_grad: true } ? null : gradient);
