@@ -6,14 +6,14 @@ using Microsoft.Win32.SafeHandles;
 
 namespace DeepfakeLab;
 
-/// <summary>Native float32 memory that begins at a cache line and holds zeros.</summary>
+/// <summary>Native float32 memory that begins at a cache line and holds zeros, unless told not to.</summary>
 internal sealed unsafe class Floats : SafeHandleZeroOrMinusOneIsInvalid
 {
-    public Floats(long count) : base(ownsHandle: true)
+    public Floats(long count, bool zeros = true) : base(ownsHandle: true)
     {
         Count = count;
         SetHandle((nint)NativeMemory.AlignedAlloc(checked((nuint)count * sizeof(float)), 64));
-        for (var at = 0L; at < count; at += 1 << 28)
+        for (var at = 0L; zeros && at < count; at += 1 << 28)
             new Span<float>(Data + at, (int)Math.Min(count - at, 1 << 28)).Clear();
     }
 
@@ -96,7 +96,7 @@ internal static unsafe class MatrixKernel
     /// <param name="c">[rows, columns], rows <paramref name="ldc"/> floats apart.</param>
     /// <param name="add">Laid out as <paramref name="c"/>, which it may be; null for none.</param>
     /// <param name="runs">Into how many equal runs each of a's rows is divided, as under a convolution's window: one of each row of pixels.</param>
-    /// <param name="apart">Floats from a run to the next.</param>
+    /// <param name="apart">Floats from a run to the next: with runs of one number, a may be read across.</param>
     public static void Multiply(float* a, int lda, int rows, float* b, int depth, int columns, float* bias, float* c, int ldc, float* add = null,
         float low = float.NegativeInfinity, float high = float.PositiveInfinity, int runs = 1, int apart = 0)
     {

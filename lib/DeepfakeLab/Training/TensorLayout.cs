@@ -13,6 +13,22 @@ internal static class TensorLayout
         return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Whether the channels of [N, C, H, W] lie next to each other.</summary>
+    public static bool IsChannelsLast(Tensor x)
+    {
+        using var rows = x.permute(0, 2, 3, 1);
+        return rows.is_contiguous();
+    }
+
+    /// <summary>Where a dense float32 tensor, or one with its channels last, begins in memory, which stays where it is as long as the tensor lives.</summary>
+    public static unsafe float* Pointer(Tensor x)
+    {
+        using var plain = x.detach();
+        using var dense = plain.dim() == 4 && !plain.is_contiguous() ? plain.permute(0, 2, 3, 1) : plain.alias();
+        fixed (byte* p = dense.bytes)
+            return (float*)p;
+    }
+
     /// <summary>Lays out a model's convolution weights, or back: where images have their channels last, libtorch else does it at each use of a weight.</summary>
     /// <remarks>Values, parameters and optimizers stay; a weight's gradient takes the weight's layout.</remarks>
     public static void Weights(nn.Module model, bool channelsLast)

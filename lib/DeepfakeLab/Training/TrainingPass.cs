@@ -60,8 +60,14 @@ internal sealed class TrainingPass : IDisposable
                 i += excitation is null ? 0 : 1;
                 x = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop, pools && i == layers.Count - 1);
             }
-            else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && IsChannelsLast(x))
+            else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && TensorLayout.IsChannelsLast(x))
                 x = Depthwise(conv, x, shape);
+            else if (layers[i] is Conv2d full && WinogradTraining.Fits(full, x))
+            {
+                var relu = i + 1 < layers.Count && layers[i + 1] is ReLU;
+                i += relu ? 1 : 0;
+                x = Convolve(full, x, relu);
+            }
             else
                 x = layers[i] is Layers.IResidual block ? Residual(block, x) : ((nn.Module<Tensor, Tensor>)layers[i]).call(x);
         return x;
@@ -81,7 +87,7 @@ internal sealed class TrainingPass : IDisposable
 
     internal Tensor Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation = null, double drop = 0, bool pools = false)
     {
-        if (!norm.training || norm.weight is null || norm.running_mean is null || x.shape[1] % 8 != 0 || x.numel() > int.MaxValue / 4 || !IsChannelsLast(x) || shortcut is not null && !IsChannelsLast(shortcut))
+        if (!norm.training || norm.weight is null || norm.running_mean is null || x.shape[1] % 8 != 0 || x.numel() > int.MaxValue / 4 || !TensorLayout.IsChannelsLast(x) || shortcut is not null && !TensorLayout.IsChannelsLast(shortcut))
         {
             var plain = Layers.StochasticDepth(norm.call(x), drop, true);
             plain = shortcut is null ? plain : plain + shortcut;
@@ -108,18 +114,18 @@ internal sealed class TrainingPass : IDisposable
     {
         var (rows, channels, scale, shift) = (batch.Images * batch.Rows, batch.Channels, batch.Scale, batch.Shift);
         var y = Like(x);
-        NormKernels.Apply<T>(Pointer(x), shortcut is null ? null : Pointer(shortcut), Pointer(y), rows, channels, scale, shift);
+        NormKernels.Apply<T>(TensorLayout.Pointer(x), shortcut is null ? null : TensorLayout.Pointer(shortcut), TensorLayout.Pointer(y), rows, channels, scale, shift);
         if (!x.requires_grad && !batch.Learns && shortcut is not { requires_grad: true })
             return y;
         GoBack(y, x, shortcut, gradient =>
         {
-            var (sum, withX) = NormKernels.BackwardSums<T>(Pointer(gradient), Pointer(x), shortcut is null ? null : Pointer(y), rows, channels, scale, shift, batch.Origin);
+            var (sum, withX) = NormKernels.BackwardSums<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), shortcut is null ? null : TensorLayout.Pointer(y), rows, channels, scale, shift, batch.Origin);
             y.Dispose();
             var (byX, constant) = batch.Learn(sum, withX);
             if (!x.requires_grad)
                 return;
             var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
-            NormKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), shortcut is not null, rows, channels, scale, shift, byX, constant);
+            NormKernels.Backward<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), TensorLayout.Pointer(result), shortcut is not null, rows, channels, scale, shift, byX, constant);
             Send(result, x);
         });
         return y;
@@ -136,18 +142,18 @@ internal sealed class TrainingPass : IDisposable
             scales = Layers.Kept(x, drop).expand(images, channels, 1, 1).contiguous();
         else
         {
-            means = tensor(ScaledKernels.Means<T>(Pointer(x), images, rows, channels, scale, shift), [images, channels], requires_grad: learns);
+            means = tensor(ScaledKernels.Means<T>(TensorLayout.Pointer(x), images, rows, channels, scale, shift), [images, channels], requires_grad: learns);
             scales = excitation.Steps.Aggregate(means, (m, step) => step is Conv2d full ? nn.functional.linear(m, full.weight!.flatten(1), full.bias) : ((nn.Module<Tensor, Tensor>)step).call(m));
         }
         var factors = Numbers(scales);
         var y = Like(x);
-        ScaledKernels.Apply<T>(Pointer(x), shortcut is null ? null : Pointer(shortcut), Pointer(y), images, rows, channels, scale, shift, factors);
+        ScaledKernels.Apply<T>(TensorLayout.Pointer(x), shortcut is null ? null : TensorLayout.Pointer(shortcut), TensorLayout.Pointer(y), images, rows, channels, scale, shift, factors);
         if (!learns && shortcut is not { requires_grad: true })
             return y;
         GoBack(y, x, shortcut, gradient =>
         {
             y.Dispose();
-            var sums = ScaledKernels.BackwardSums<T>(Pointer(gradient), Pointer(x), images, rows, channels, scale, shift, batch.Origin);
+            var sums = ScaledKernels.BackwardSums<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), images, rows, channels, scale, shift, batch.Origin);
             var offsets = new float[images * channels];
             if (means is not null)
             {
@@ -163,12 +169,12 @@ internal sealed class TrainingPass : IDisposable
     private unsafe Tensor Pooled<T>(Normalised batch, Tensor x) where T : struct, NormKernels.IActivation
     {
         var (images, rows, channels) = (batch.Images, batch.Rows, batch.Channels);
-        var means = tensor(ScaledKernels.Means<T>(Pointer(x), images, rows, channels, batch.Scale, batch.Shift), [images, channels]);
+        var means = tensor(ScaledKernels.Means<T>(TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift), [images, channels]);
         if (!x.requires_grad && !batch.Learns)
             return means;
         GoBack(means, x, null, gradient =>
         {
-            var sums = ScaledKernels.BackwardSums<T>(Pointer(x), Pointer(x), images, rows, channels, batch.Scale, batch.Shift, batch.Origin);
+            var sums = ScaledKernels.BackwardSums<T>(TensorLayout.Pointer(x), TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift, batch.Origin);
             Back<T>(batch, x, x, sums, new float[images * channels], Array.ConvertAll(Numbers(gradient), g => g / rows), null); // what is multiplied by 0 can be anything
         });
         return means;
@@ -191,7 +197,7 @@ internal sealed class TrainingPass : IDisposable
         if (!x.requires_grad)
             return;
         var result = over ?? Like(x);
-        ScaledKernels.Backward<T>(Pointer(gradient), Pointer(x), Pointer(result), batch.Images, batch.Rows, channels, batch.Scale, batch.Shift, factors, offsets, byX, constant);
+        ScaledKernels.Backward<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), TensorLayout.Pointer(result), batch.Images, batch.Rows, channels, batch.Scale, batch.Shift, factors, offsets, byX, constant);
         Send(result, x);
     }
 
@@ -205,7 +211,7 @@ internal sealed class TrainingPass : IDisposable
                 return;
             using var none = no_grad();
             y.grad = null;
-            if (gradient.dim() == 4 && !IsChannelsLast(gradient))
+            if (gradient.dim() == 4 && !TensorLayout.IsChannelsLast(gradient))
                 gradient = TensorLayout.ChannelsLast(gradient);
             step(gradient);
             if (!x.is_leaf) // else the piece that begins there wants its gradient
@@ -220,17 +226,37 @@ internal sealed class TrainingPass : IDisposable
     {
         Tensor y;
         using (no_grad())
-            y = conv.call(x.detach());
+            y = conv.call(x);
         if (!x.requires_grad && !conv.weight!.requires_grad)
             return y;
         GoBack(y, x, null, gradient =>
         {
             y.Dispose();
             var result = x.requires_grad ? Like(x) : null;
-            var filters = DepthwiseKernel.Backward(Pointer(gradient), conv.weight!.requires_grad ? Pointer(x) : null, result is null ? null : Pointer(result), Numbers(conv.weight!), shape);
+            var filters = DepthwiseKernel.Backward(TensorLayout.Pointer(gradient), conv.weight!.requires_grad ? TensorLayout.Pointer(x) : null, result is null ? null : TensorLayout.Pointer(result), Numbers(conv.weight!), shape);
             Add(conv.weight!, () => tensor(filters, conv.weight!.shape));
             if (result is not null)
                 Send(result, x);
+        });
+        return y;
+    }
+
+    /// <summary>A convolution by <see cref="WinogradTraining"/>, with ReLU behind it where <paramref name="relu"/> says so.</summary>
+    internal Tensor Convolve(Conv2d conv, Tensor x, bool relu)
+    {
+        var y = WinogradTraining.Forward(conv, x, relu);
+        if (!x.requires_grad && !conv.parameters().Any(p => p.requires_grad))
+            return y;
+        GoBack(y, x, null, gradient =>
+        {
+            if (relu)
+                gradient.mul_(y.gt(0));
+            y.Dispose();
+            if (conv.bias is { } bias)
+                Add(bias, () => gradient.sum([0, 2, 3]));
+            Add(conv.weight!, () => WinogradTraining.WeightGradient(conv, x, gradient));
+            if (x.requires_grad)
+                Send(WinogradTraining.InputGradient(conv, gradient), x);
         });
         return y;
     }
@@ -248,7 +274,7 @@ internal sealed class TrainingPass : IDisposable
             (Images, Channels, Rows) = ((int)x.shape[0], (int)x.shape[1], x.shape[2] * x.shape[3]);
             weight = Numbers(norm.weight!);
             var bias = Numbers(norm.bias!);
-            (mean, var variance) = NormKernels.Statistics(Pointer(x), Images * Rows, Channels);
+            (mean, var variance) = NormKernels.Statistics(TensorLayout.Pointer(x), Images * Rows, Channels);
             Follow(norm, mean, variance, Images * Rows);
             inverse = Array.ConvertAll(variance, v => 1 / Math.Sqrt(v + norm.eps));
             (Scale, Shift) = (new float[Channels], new float[Channels]);
@@ -291,7 +317,8 @@ internal sealed class TrainingPass : IDisposable
     private static Tensor Like(Tensor x)
     {
         using var none = no_grad();
-        return empty_like(x.detach());
+        using var plain = x.detach(); // which would else hold the numbers as long as the pass lives
+        return empty_like(plain);
     }
 
     /// <summary>The same numbers as the beginning of another piece: what is used twice would be gone back through twice.</summary>
@@ -345,21 +372,6 @@ internal sealed class TrainingPass : IDisposable
     {
         using var plain = vector.detach();
         return plain.data<float>().ToArray();
-    }
-
-    /// <summary>Of memory that stays where it is as long as the tensor lives.</summary>
-    private static unsafe float* Pointer(Tensor x)
-    {
-        using var plain = x.detach();
-        using var rows = plain.permute(0, 2, 3, 1);
-        fixed (byte* p = rows.bytes)
-            return (float*)p;
-    }
-
-    private static bool IsChannelsLast(Tensor x)
-    {
-        using var rows = x.permute(0, 2, 3, 1);
-        return rows.is_contiguous();
     }
 
     private static bool IsActivation(nn.Module module) => module is ReLU or ReLU6 or SiLU or Hardswish;

@@ -14,28 +14,41 @@ namespace DeepfakeLab;
 /// </remarks>
 internal sealed unsafe class Winograd : VectorStep
 {
-    private const int Side = 6, Places = Side * Side, Tile = 4, MostTiles = 4 * MatrixKernel.Rows;
+    public const int Side = 6, Places = Side * Side, Tile = 4;
+
+    private const int MostTiles = 4 * MatrixKernel.Rows;
     private const float P = 2f / 3, Q = 3f / 2, PP = P * P, QQ = Q * Q, Sum = PP + QQ;
+    private const float ForP = 1 / (2 * PP * (PP - QQ)), ForQ = 1 / (2 * QQ * (QQ - PP)); // by the product of (x - q) over the other points q
 
     private readonly Maps input;
     private readonly Maps? add;
-    private readonly ConvolutionWeights weights;
+    private readonly ConvolutionWeights? weights;
     private readonly Floats transformed; // one matrix [input channels, output channels] a place
+    private readonly float* bias;
+    private readonly float least, most;
     private readonly int across, down, distance;
 
-    public Winograd(ConvolutionWeights weights, Maps input, Maps output, Maps? add) : base(output, input, add)
+    public Winograd(ConvolutionWeights weights, Maps input, Maps output, Maps? add)
+        : this(Transform(weights.Values, 1, 9, 9 * weights.Inputs, weights.Inputs, weights.Outputs, output.Stride), weights.Bias.Data, input, output, add, weights.Low, weights.High) =>
+        this.weights = weights;
+
+    /// <param name="transformed">By <see cref="Transform"/>; becomes this one's own.</param>
+    public Winograd(Floats transformed, float* bias, Maps input, Maps output, Maps? add = null, float least = float.NegativeInfinity, float most = float.PositiveInfinity)
+        : base(output, input, add)
     {
-        (this.weights, this.input, this.add) = (weights, input, add);
-        (across, down) = ((output.Width + Tile - 1) / Tile, (output.Height + Tile - 1) / Tile);
+        this.bias = bias;
+        (this.transformed, this.input, this.add, this.least, this.most) = (transformed, input, add, least, most);
+        (down, across) = Tiles(output);
         distance = MatrixKernel.Spread(input.Channels);
-        transformed = Transform(weights, output.Stride);
     }
 
     public static bool Knows(Conv2d conv) =>
         conv is { kernel_size: [3, 3], stride: [1, 1], padding: [1, 1], dilation: [1, 1], groups: 1, in_channels: >= MatrixKernel.Lanes };
 
     /// <summary>Whether it multiplies less: not for images of a few pixels.</summary>
-    public static bool Pays(Maps output) => (output.Height + Tile - 1) / Tile * ((output.Width + Tile - 1) / Tile) * Places < 9 * output.Pixels;
+    public static bool Pays(Maps output) => Tiles(output) is var (down, across) && down * across * Places < 9 * output.Pixels;
+
+    public static (int Down, int Across) Tiles(Maps output) => ((output.Height + Tile - 1) / Tile, (output.Width + Tile - 1) / Tile);
 
     public override long Scratch => Places * (Apart(distance) + Apart(Output.Stride) + MatrixKernel.Lanes) + MatrixKernel.Rows * distance;
 
@@ -63,9 +76,9 @@ internal sealed unsafe class Winograd : VectorStep
         }
         for (var place = 0; place < Places; place++)
             MatrixKernel.Multiply(data + place * Apart(distance), distance, count,
-                transformed.Data + (long)place * input.Channels * Output.Stride + (long)first * input.Channels, input.Channels, width, Maps.Zeros,
+                transformed.Data + place * Matrix(input.Channels, Output.Stride) + (long)first * input.Channels, input.Channels, width, Maps.Zeros,
                 sums + place * Apart(width), width);
-        var (low, high) = (Vector512.Create(weights.Low), Vector512.Create(weights.High));
+        var (low, high) = (Vector512.Create(least), Vector512.Create(most));
         for (var tile = 0; tile < count; tile++)
         {
             var (image, y, x) = Place(from + tile);
@@ -73,12 +86,12 @@ internal sealed unsafe class Winograd : VectorStep
             for (var channel = 0; channel < width; channel += MatrixKernel.Lanes)
             {
                 TransformOutput(sums + tile * width + channel, Apart(width), scratch);
-                var bias = Vector512.Load(weights.Bias.Data + first + channel);
+                var shift = Vector512.Load(bias + first + channel);
                 for (var row = 0; row < height; row++)
                 {
                     var at = Output.Offset(image, y + row, x) + first + channel;
                     for (var column = 0; column < length; column++, at += Output.Stride)
-                        MatrixKernel.Clamp(Vector512.Load(scratch + (row * Side + column) * MatrixKernel.Lanes) + bias, plus == null ? null : plus + at, low, high)
+                        MatrixKernel.Clamp(Vector512.Load(scratch + (row * Side + column) * MatrixKernel.Lanes) + shift, plus == null ? null : plus + at, low, high)
                             .Store(to + at);
                 }
             }
@@ -88,7 +101,7 @@ internal sealed unsafe class Winograd : VectorStep
     public override void Dispose()
     {
         transformed.Dispose();
-        weights.Dispose();
+        weights?.Dispose();
     }
 
     /// <summary>From one place's matrix to the next; not a multiple of what would put all 36 on the same lines of the first cache.</summary>
@@ -107,47 +120,48 @@ internal sealed unsafe class Winograd : VectorStep
 
     private (int Image, int Y, int X) Place(int tile) => (tile / (down * across), tile / across % down * Tile, tile % across * Tile);
 
-    /// <summary>G g G^T of each kernel, in double precision.</summary>
-    private static Floats Transform(ConvolutionWeights weights, int columns)
+    /// <summary>Floats from one place's matrix of weights to the next.</summary>
+    public static nint Matrix(int depth, int columns) => (nint)depth * columns + MatrixKernel.Lanes;
+
+    /// <summary>G g G^T of each kernel: 36 matrices [depth, columns], as <see cref="MatrixKernel.At"/> says.</summary>
+    /// <param name="kernels">The first kernel's first number.</param>
+    /// <param name="tap">From one of a kernel's nine numbers to the next; <paramref name="row"/> and <paramref name="column"/>: from a matrix's row or column to the next.</param>
+    /// <param name="count">Columns that there are numbers of; the others are zeros.</param>
+    public static Floats Transform(float* kernels, nint tap, nint row, nint column, int depth, int count, int columns)
     {
-        double[] points = [0, 2 / 3.0, -2 / 3.0, 1.5, -1.5];
-        var matrix = new double[Side, 3];
-        for (var i = 0; i < points.Length; i++)
-            for (var j = 0; j < 3; j++)
-                matrix[i, j] = Math.Pow(points[i], j) / points.Where(q => q != points[i]).Aggregate(1.0, (product, q) => product * (points[i] - q));
-        matrix[5, 2] = 1;
-        var depth = weights.Inputs;
-        var result = new Floats((long)Places * depth * columns);
-        Parallel.For(0, weights.Outputs, output =>
+        var result = new Floats(Places * Matrix(depth, columns), zeros: false);
+        Parallel.For(0, columns / MatrixKernel.Lanes, new ParallelOptions { MaxDegreeOfParallelism = LabRuntime.Threads }, block =>
         {
-            var half = stackalloc double[Side * 3];
-            for (var channel = 0; channel < depth; channel++)
+            var taps = stackalloc float[9 * MatrixKernel.Lanes];
+            var half = stackalloc float[3 * Side * MatrixKernel.Lanes];
+            new Span<float>(taps, 9 * MatrixKernel.Lanes).Clear();
+            var first = block * MatrixKernel.Lanes;
+            for (var i = 0; i < depth; i++)
             {
-                var kernel = weights.Values + ((long)output * depth + channel) * 9;
-                for (var i = 0; i < Side; i++)
-                    for (var j = 0; j < 3; j++)
-                    {
-                        half[i * 3 + j] = 0;
-                        for (var k = 0; k < 3; k++)
-                            half[i * 3 + j] += matrix[i, k] * kernel[k * 3 + j];
-                    }
-                for (var i = 0; i < Places; i++)
-                {
-                    var sum = 0.0;
-                    for (var k = 0; k < 3; k++)
-                        sum += half[i / Side * 3 + k] * matrix[i % Side, k];
-                    result.Data[(long)i * depth * columns + MatrixKernel.At(channel, output, depth, columns)] = (float)sum;
-                }
+                for (var lane = 0; lane < Math.Min(MatrixKernel.Lanes, count - first); lane++)
+                    for (var t = 0; t < 9; t++)
+                        taps[t * MatrixKernel.Lanes + lane] = kernels[i * row + (first + lane) * column + t * tap];
+                TransformKernels(taps, half, result.Data + MatrixKernel.At(i, first, depth, columns), Matrix(depth, columns));
             }
         });
         return result;
+    }
+
+    /// <summary>G g G^T of 16 kernels.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void TransformKernels(float* taps, float* half, float* to, nint next)
+    {
+        for (var i = 0; i < 3; i++)
+            FromThree(Vector512.Load(taps + i * 48), Vector512.Load(taps + i * 48 + 16), Vector512.Load(taps + i * 48 + 32), half + i * Side * MatrixKernel.Lanes, MatrixKernel.Lanes);
+        for (var i = 0; i < Side; i++, half += MatrixKernel.Lanes, to += next)
+            FromThree(Vector512.Load(half), Vector512.Load(half + 96), Vector512.Load(half + 192), to, Side * next);
     }
 
     /// <summary>B^T d B of one tile and 16 channels.</summary>
     /// <param name="half">Room for a tile.</param>
     /// <param name="to">Where the first place goes, the others <paramref name="next"/> floats apart.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void TransformInput(float** pixels, int channel, float* half, float* to, nint next)
+    public static void TransformInput(float** pixels, int channel, float* half, float* to, nint next)
     {
         for (var i = 0; i < Side; i++, pixels += Side)
             ToPoints(Vector512.Load(pixels[0] + channel), Vector512.Load(pixels[1] + channel), Vector512.Load(pixels[2] + channel), Vector512.Load(pixels[3] + channel),
@@ -165,6 +179,30 @@ internal sealed unsafe class Winograd : VectorStep
                 Vector512.Load(sums + 30 * next), to + i * MatrixKernel.Lanes, Side * MatrixKernel.Lanes);
         for (var i = 0; i < Tile; i++, to += Side * MatrixKernel.Lanes)
             FromPoints(Vector512.Load(to), Vector512.Load(to + 16), Vector512.Load(to + 32), Vector512.Load(to + 48), Vector512.Load(to + 64), Vector512.Load(to + 80), to, MatrixKernel.Lanes);
+    }
+
+    /// <summary>G g G^T of a tile of 4x4 gradients and 16 channels.</summary>
+    /// <param name="half">Room for a tile.</param>
+    /// <param name="to">Where the first place goes, the others <paramref name="next"/> floats apart.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void TransformGradient(float** pixels, int channel, float* half, float* to, nint next)
+    {
+        for (var i = 0; i < Tile; i++, pixels += Tile)
+            FromFour(Vector512.Load(pixels[0] + channel), Vector512.Load(pixels[1] + channel), Vector512.Load(pixels[2] + channel), Vector512.Load(pixels[3] + channel),
+                half + i * Side * MatrixKernel.Lanes, MatrixKernel.Lanes);
+        for (var i = 0; i < Side; i++, half += MatrixKernel.Lanes, to += next)
+            FromFour(Vector512.Load(half), Vector512.Load(half + 96), Vector512.Load(half + 192), Vector512.Load(half + 288), to, Side * next);
+    }
+
+    /// <summary>A^T m A, of which there are 3x3, for 16 input channels of one output channel.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void TransformWeights(float* sums, nint next, float* half, float* to, nint tap)
+    {
+        for (var i = 0; i < Side; i++, sums += next)
+            ToThree(Vector512.Load(sums), Vector512.Load(sums + 6 * next), Vector512.Load(sums + 12 * next), Vector512.Load(sums + 18 * next), Vector512.Load(sums + 24 * next),
+                Vector512.Load(sums + 30 * next), half + i * MatrixKernel.Lanes, Side * MatrixKernel.Lanes);
+        for (var i = 0; i < 3; i++, half += Side * MatrixKernel.Lanes, to += 3 * tap)
+            ToThree(Vector512.Load(half), Vector512.Load(half + 16), Vector512.Load(half + 32), Vector512.Load(half + 48), Vector512.Load(half + 64), Vector512.Load(half + 80), to, tap);
     }
 
     /// <summary>B^T d: row of point p has the coefficients of the product of (x - q) over the other points q; P Q = 1.</summary>
@@ -190,5 +228,43 @@ internal sealed unsafe class Winograd : VectorStep
         Vector512.FusedMultiplyAdd(oddP, Vector512.Create(P), oddQ * Q).Store(to + next);
         Vector512.FusedMultiplyAdd(evenP, Vector512.Create(PP), evenQ * QQ).Store(to + 2 * next);
         (Vector512.FusedMultiplyAdd(oddP, Vector512.Create(P * PP), oddQ * (Q * QQ)) + f).Store(to + 3 * next);
+    }
+
+    /// <summary>A^T m for a kernel of three.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void ToThree(Vector512<float> a, Vector512<float> b, Vector512<float> c, Vector512<float> d, Vector512<float> e, Vector512<float> f, float* to, nint next)
+    {
+        var (evenP, oddP, evenQ, oddQ) = (b + c, b - c, d + e, d - e);
+        (a + evenP + evenQ).Store(to);
+        Vector512.FusedMultiplyAdd(oddP, Vector512.Create(P), oddQ * Q).Store(to + next);
+        (Vector512.FusedMultiplyAdd(evenP, Vector512.Create(PP), evenQ * QQ) + f).Store(to + 2 * next);
+    }
+
+    /// <summary>G g of four gradients, as <see cref="FromThree"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void FromFour(Vector512<float> a, Vector512<float> b, Vector512<float> c, Vector512<float> d, float* to, nint next)
+    {
+        var (evenP, oddP) = (Vector512.FusedMultiplyAdd(c, Vector512.Create(PP * ForP), a * ForP), Vector512.FusedMultiplyAdd(d, Vector512.Create(P * PP * ForP), b * (P * ForP)));
+        var (evenQ, oddQ) = (Vector512.FusedMultiplyAdd(c, Vector512.Create(QQ * ForQ), a * ForQ), Vector512.FusedMultiplyAdd(d, Vector512.Create(Q * QQ * ForQ), b * (Q * ForQ)));
+        a.Store(to);
+        (evenP + oddP).Store(to + next);
+        (evenP - oddP).Store(to + 2 * next);
+        (evenQ + oddQ).Store(to + 3 * next);
+        (evenQ - oddQ).Store(to + 4 * next);
+        d.Store(to + 5 * next);
+    }
+
+    /// <summary>G g: row of point p has its powers, by the product of p - q over the other points q.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void FromThree(Vector512<float> a, Vector512<float> b, Vector512<float> c, float* to, nint next)
+    {
+        var (evenP, oddP) = (Vector512.FusedMultiplyAdd(c, Vector512.Create(PP * ForP), a * ForP), b * (P * ForP));
+        var (evenQ, oddQ) = (Vector512.FusedMultiplyAdd(c, Vector512.Create(QQ * ForQ), a * ForQ), b * (Q * ForQ));
+        a.Store(to);
+        (evenP + oddP).Store(to + next);
+        (evenP - oddP).Store(to + 2 * next);
+        (evenQ + oddQ).Store(to + 3 * next);
+        (evenQ - oddQ).Store(to + 4 * next);
+        c.Store(to + 5 * next);
     }
 }
