@@ -4,7 +4,8 @@ using Spectre.Console;
 
 namespace DeepfakeLab.Tests;
 
-/// <summary>How far the library is, as a person, a log and a program read it.</summary>
+/// <summary>How far the library is, as a person, a log and a program read it. Alone, as progress of all that the process does arrives in one place.</summary>
+[Collection("environment")]
 public class ProgressTests
 {
     [Fact]
@@ -33,21 +34,28 @@ public class ProgressTests
     [Fact]
     public void A_bar_shows_epochs_above_batches_above_figures_in_place()
     {
-        using var screen = new StringWriter();
+        using var text = new StringWriter();
+        using var screen = TextWriter.Synchronized(text); // drawn on another thread
         var console = AnsiConsole.Create(new AnsiConsoleSettings { Ansi = AnsiSupport.Yes, ColorSystem = ColorSystemSupport.NoColors, Interactive = InteractionSupport.Yes, Out = new AnsiConsoleOutput(screen) });
         console.Profile.Width = 80;
         using (new TerminalProgress(console, TextWriter.Null, ProgressMode.Bar))
         {
             LabProgress.Begin("all epochs", 40, "images").Part("epoch 1 of 4", 10).Advance(5, ("best accuracy", 0.75));
-            SpinWait.SpinUntil(() => screen.ToString().Contains("epoch 1", StringComparison.Ordinal), TimeSpan.FromSeconds(20));
+            SpinWait.SpinUntil(() => Drawn().Contains("epoch 1", StringComparison.Ordinal), TimeSpan.FromSeconds(20));
         }
-        var lines = screen.ToString().Split('\n');
+        var lines = Drawn().Split('\n');
         var at = Array.FindIndex(lines, l => l.Contains("━━━───────────────────── all epochs: 13 %", StringComparison.Ordinal));
-        Assert.True(at >= 0, screen.ToString());
+        Assert.True(at >= 0, Drawn());
         Assert.Contains("━━━━━━━━━━━━──────────── epoch 1 of 4: 50 %, 0:00 left", lines[at + 1], StringComparison.Ordinal);
         Assert.Contains("5 of 10 images", lines[at + 2], StringComparison.Ordinal);
         Assert.Contains("best accuracy 0.75", lines[at + 2], StringComparison.Ordinal);
-        Assert.EndsWith("\u001b[?25h", screen.ToString(), StringComparison.Ordinal); // the cursor is back
+        Assert.EndsWith("\u001b[?25h", Drawn(), StringComparison.Ordinal); // the cursor is back
+
+        string Drawn()
+        {
+            lock (screen) // which it locks while it writes
+                return text.ToString();
+        }
     }
 
     [Fact]
