@@ -43,8 +43,7 @@ internal sealed class FrozenPrefix : IDisposable
         layers.eval();
         var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
         vectors = able && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut) && (precision == ScalarType.Float32 || VectorEngine.BeatsBFloat16(layers, cut));
-        precision = vectors ? ScalarType.Float32 : precision;
-        this.precision = precision;
+        this.precision = precision = vectors ? ScalarType.Float32 : precision;
         layers.to(precision);
         var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
         IsFast = vectors || able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;

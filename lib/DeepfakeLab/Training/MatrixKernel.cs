@@ -46,35 +46,20 @@ internal static unsafe class MatrixKernel
 
     private const int Panel = 2 * Lanes;
 
-    /// <summary>What a block of the result takes of its most, 14 rows by 32 columns; all of it known when its code is made.</summary>
-    private interface IShape
+    /// <summary>Whether a block of the result is as wide, or as tall, as it can be (32 columns, 14 rows) or half of that; known when its code is made.</summary>
+    private interface IFull
     {
-        static abstract bool Wide { get; }
-        static abstract bool Tall { get; }
+        static abstract bool Is { get; }
     }
 
-    private readonly struct TallWide : IShape
+    private readonly struct Full : IFull
     {
-        public static bool Wide => true;
-        public static bool Tall => true;
+        public static bool Is => true;
     }
 
-    private readonly struct ShortWide : IShape
+    private readonly struct Half : IFull
     {
-        public static bool Wide => true;
-        public static bool Tall => false;
-    }
-
-    private readonly struct TallNarrow : IShape
-    {
-        public static bool Wide => false;
-        public static bool Tall => true;
-    }
-
-    private readonly struct ShortNarrow : IShape
-    {
-        public static bool Wide => false;
-        public static bool Tall => false;
+        public static bool Is => false;
     }
 
     /// <summary>The least multiple of <see cref="Lanes"/> that holds this many.</summary>
@@ -110,84 +95,84 @@ internal static unsafe class MatrixKernel
                 switch (columns - column >= Panel, rows - row > Rows / 2)
                 {
                     case (true, true):
-                        Block<TallWide>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Full, Full>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                     case (true, false):
-                        Block<ShortWide>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Full, Half>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                     case (false, true):
-                        Block<TallNarrow>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Half, Full>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                     default:
-                        Block<ShortNarrow>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Half, Half>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                 }
             }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Block<TShape>(float* a, nint lda, int runs, int run, nint skip, float* b, float* bias, float* c, nint ldc, float* add, int rows, float lowest, float highest)
-        where TShape : struct, IShape
+    private static void Block<TWide, TTall>(float* a, nint lda, int runs, int run, nint skip, float* b, float* bias, float* c, nint ldc, float* add, int rows, float lowest, float highest)
+        where TWide : struct, IFull where TTall : struct, IFull
     {
         float* a3 = a + 3 * lda, a6 = a + 6 * lda, a9 = a + 9 * lda, a12 = a + 12 * lda;
         var c0 = Vector512.Load(bias);
-        var d0 = TShape.Wide ? Vector512.Load(bias + Lanes) : default;
+        var d0 = TWide.Is ? Vector512.Load(bias + Lanes) : default;
         Vector512<float> c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0, c10 = c0, c11 = c0, c12 = c0, c13 = c0, d1 = d0, d2 = d0, d3 = d0, d4 = d0, d5 = d0, d6 = d0, d7 = d0, d8 = d0, d9 = d0, d10 = d0, d11 = d0, d12 = d0, d13 = d0, x;
         var ahead = (nint)runs * run * Panel; // the next columns, which may lie in a farther cache
         for (; runs > 0; runs--, a += skip, a3 += skip, a6 += skip, a9 += skip, a12 += skip)
-            for (var left = run; left > 0; left--, a++, a3++, a6++, a9++, a12++, b += TShape.Wide ? Panel : Lanes)
+            for (var left = run; left > 0; left--, a++, a3++, a6++, a9++, a12++, b += TWide.Is ? Panel : Lanes)
             {
                 Sse.Prefetch1(b + ahead);
                 Sse.Prefetch1(b + ahead + Lanes);
                 var b0 = Vector512.Load(b);
-                var b1 = TShape.Wide ? Vector512.Load(b + Lanes) : default;
-                x = Vector512.Create(*a); c0 = Vector512.FusedMultiplyAdd(x, b0, c0); d0 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d0) : d0;
-                x = Vector512.Create(a[lda]); c1 = Vector512.FusedMultiplyAdd(x, b0, c1); d1 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d1) : d1;
-                x = Vector512.Create(a[2 * lda]); c2 = Vector512.FusedMultiplyAdd(x, b0, c2); d2 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d2) : d2;
-                x = Vector512.Create(*a3); c3 = Vector512.FusedMultiplyAdd(x, b0, c3); d3 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d3) : d3;
-                x = Vector512.Create(a3[lda]); c4 = Vector512.FusedMultiplyAdd(x, b0, c4); d4 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d4) : d4;
-                x = Vector512.Create(a3[2 * lda]); c5 = Vector512.FusedMultiplyAdd(x, b0, c5); d5 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d5) : d5;
-                x = Vector512.Create(*a6); c6 = Vector512.FusedMultiplyAdd(x, b0, c6); d6 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d6) : d6;
-                if (TShape.Tall)
+                var b1 = TWide.Is ? Vector512.Load(b + Lanes) : default;
+                x = Vector512.Create(*a); c0 = Vector512.FusedMultiplyAdd(x, b0, c0); d0 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d0) : d0;
+                x = Vector512.Create(a[lda]); c1 = Vector512.FusedMultiplyAdd(x, b0, c1); d1 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d1) : d1;
+                x = Vector512.Create(a[2 * lda]); c2 = Vector512.FusedMultiplyAdd(x, b0, c2); d2 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d2) : d2;
+                x = Vector512.Create(*a3); c3 = Vector512.FusedMultiplyAdd(x, b0, c3); d3 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d3) : d3;
+                x = Vector512.Create(a3[lda]); c4 = Vector512.FusedMultiplyAdd(x, b0, c4); d4 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d4) : d4;
+                x = Vector512.Create(a3[2 * lda]); c5 = Vector512.FusedMultiplyAdd(x, b0, c5); d5 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d5) : d5;
+                x = Vector512.Create(*a6); c6 = Vector512.FusedMultiplyAdd(x, b0, c6); d6 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d6) : d6;
+                if (TTall.Is)
                 {
-                    x = Vector512.Create(a6[lda]); c7 = Vector512.FusedMultiplyAdd(x, b0, c7); d7 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d7) : d7;
-                    x = Vector512.Create(a6[2 * lda]); c8 = Vector512.FusedMultiplyAdd(x, b0, c8); d8 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d8) : d8;
-                    x = Vector512.Create(*a9); c9 = Vector512.FusedMultiplyAdd(x, b0, c9); d9 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d9) : d9;
-                    x = Vector512.Create(a9[lda]); c10 = Vector512.FusedMultiplyAdd(x, b0, c10); d10 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d10) : d10;
-                    x = Vector512.Create(a9[2 * lda]); c11 = Vector512.FusedMultiplyAdd(x, b0, c11); d11 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d11) : d11;
-                    x = Vector512.Create(*a12); c12 = Vector512.FusedMultiplyAdd(x, b0, c12); d12 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d12) : d12;
-                    x = Vector512.Create(a12[lda]); c13 = Vector512.FusedMultiplyAdd(x, b0, c13); d13 = TShape.Wide ? Vector512.FusedMultiplyAdd(x, b1, d13) : d13;
+                    x = Vector512.Create(a6[lda]); c7 = Vector512.FusedMultiplyAdd(x, b0, c7); d7 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d7) : d7;
+                    x = Vector512.Create(a6[2 * lda]); c8 = Vector512.FusedMultiplyAdd(x, b0, c8); d8 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d8) : d8;
+                    x = Vector512.Create(*a9); c9 = Vector512.FusedMultiplyAdd(x, b0, c9); d9 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d9) : d9;
+                    x = Vector512.Create(a9[lda]); c10 = Vector512.FusedMultiplyAdd(x, b0, c10); d10 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d10) : d10;
+                    x = Vector512.Create(a9[2 * lda]); c11 = Vector512.FusedMultiplyAdd(x, b0, c11); d11 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d11) : d11;
+                    x = Vector512.Create(*a12); c12 = Vector512.FusedMultiplyAdd(x, b0, c12); d12 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d12) : d12;
+                    x = Vector512.Create(a12[lda]); c13 = Vector512.FusedMultiplyAdd(x, b0, c13); d13 = TWide.Is ? Vector512.FusedMultiplyAdd(x, b1, d13) : d13;
                 }
             }
         var (low, high) = (Vector512.Create(lowest), Vector512.Create(highest));
-        Put<TShape>(c, 0, ldc, rows, add, low, high, c0, d0);
-        Put<TShape>(c, 1, ldc, rows, add, low, high, c1, d1);
-        Put<TShape>(c, 2, ldc, rows, add, low, high, c2, d2);
-        Put<TShape>(c, 3, ldc, rows, add, low, high, c3, d3);
-        Put<TShape>(c, 4, ldc, rows, add, low, high, c4, d4);
-        Put<TShape>(c, 5, ldc, rows, add, low, high, c5, d5);
-        Put<TShape>(c, 6, ldc, rows, add, low, high, c6, d6);
-        if (TShape.Tall)
+        Put<TWide>(c, 0, ldc, rows, add, low, high, c0, d0);
+        Put<TWide>(c, 1, ldc, rows, add, low, high, c1, d1);
+        Put<TWide>(c, 2, ldc, rows, add, low, high, c2, d2);
+        Put<TWide>(c, 3, ldc, rows, add, low, high, c3, d3);
+        Put<TWide>(c, 4, ldc, rows, add, low, high, c4, d4);
+        Put<TWide>(c, 5, ldc, rows, add, low, high, c5, d5);
+        Put<TWide>(c, 6, ldc, rows, add, low, high, c6, d6);
+        if (TTall.Is)
         {
-            Put<TShape>(c, 7, ldc, rows, add, low, high, c7, d7);
-            Put<TShape>(c, 8, ldc, rows, add, low, high, c8, d8);
-            Put<TShape>(c, 9, ldc, rows, add, low, high, c9, d9);
-            Put<TShape>(c, 10, ldc, rows, add, low, high, c10, d10);
-            Put<TShape>(c, 11, ldc, rows, add, low, high, c11, d11);
-            Put<TShape>(c, 12, ldc, rows, add, low, high, c12, d12);
-            Put<TShape>(c, 13, ldc, rows, add, low, high, c13, d13);
+            Put<TWide>(c, 7, ldc, rows, add, low, high, c7, d7);
+            Put<TWide>(c, 8, ldc, rows, add, low, high, c8, d8);
+            Put<TWide>(c, 9, ldc, rows, add, low, high, c9, d9);
+            Put<TWide>(c, 10, ldc, rows, add, low, high, c10, d10);
+            Put<TWide>(c, 11, ldc, rows, add, low, high, c11, d11);
+            Put<TWide>(c, 12, ldc, rows, add, low, high, c12, d12);
+            Put<TWide>(c, 13, ldc, rows, add, low, high, c13, d13);
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Put<TShape>(float* c, int row, nint ldc, int rows, float* add, Vector512<float> low, Vector512<float> high, Vector512<float> x, Vector512<float> y)
-        where TShape : struct, IShape
+    private static void Put<TWide>(float* c, int row, nint ldc, int rows, float* add, Vector512<float> low, Vector512<float> high, Vector512<float> x, Vector512<float> y)
+        where TWide : struct, IFull
     {
         if (row >= rows)
             return;
         var at = row * ldc;
         Clamp(x, add == null ? null : add + at, low, high).Store(c + at);
-        if (TShape.Wide)
+        if (TWide.Is)
             Clamp(y, add == null ? null : add + at + Lanes, low, high).Store(c + at + Lanes);
     }
 

@@ -38,7 +38,7 @@ internal sealed class OnnxEngine : IFrozenEngine
             var results = new OrtValue[(count + part - 1) / part];
             try
             {
-                Parallel.For(0, results.Length, new ParallelOptions { MaxDegreeOfParallelism = LabRuntime.Threads }, i =>
+                TorchWorkers.ForEach(results.Length, i =>
                 {
                     var own = Math.Min(part, count - i * part);
                     using var options = new RunOptions();

@@ -1,5 +1,3 @@
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -80,7 +78,7 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
         var dense = images.contiguous();
         var count = (int)dense.shape[0];
         var maps = empty([count, result.Height, result.Width, result.Channels], ScalarType.Float32);
-        float* from = Pointer(dense), to = Pointer(maps);
+        float* from = TensorLayout.Pointer(dense), to = TensorLayout.Pointer(maps);
         for (var done = 0; done < count; done += part)
         {
             var now = Math.Min(part, count - done);
@@ -255,6 +253,4 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
             }
         }
     }
-
-    private static float* Pointer(Tensor dense) => (float*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(dense.bytes));
 }

@@ -58,7 +58,7 @@ internal static unsafe class WinogradTraining
         {
             var (begin, tiles) = (first * down * across, Math.Min(part, images - first) * down * across);
             var adds = first > 0;
-            Share(tiles, tile =>
+            Winograd.Share(tiles, tile =>
             {
                 var near = stackalloc float*[Winograd.Places];
                 var half = stackalloc float[Winograd.Places * MatrixKernel.Lanes];
@@ -73,7 +73,7 @@ internal static unsafe class WinogradTraining
                     Winograd.TransformGradient(near, channel, half, gradients.Data + (nint)tile * distance + channel, left);
             });
             var blocks = (outputs + RowsOfItem - 1) / RowsOfItem;
-            Share(Winograd.Places * blocks, item =>
+            Winograd.Share(Winograd.Places * blocks, item =>
             {
                 var (place, row) = (item / blocks, item % blocks * RowsOfItem);
                 var result = sums.Data + place * sum + (nint)row * inputs;
@@ -83,7 +83,7 @@ internal static unsafe class WinogradTraining
         }
         var weights = empty([outputs, 3, 3, inputs]);
         var numbers = TensorLayout.Pointer(weights);
-        Share(outputs, output =>
+        Winograd.Share(outputs, output =>
         {
             var half = stackalloc float[Winograd.Places * MatrixKernel.Lanes];
             for (var channel = 0; channel < inputs; channel += MatrixKernel.Lanes)
@@ -100,7 +100,7 @@ internal static unsafe class WinogradTraining
         var step = new Winograd(transformed, bias, input, new Maps(input.Height, input.Width, channels) { Data = TensorLayout.Pointer(y) }, least: least);
         var part = new Part(null, 0, (int)x.shape[0], LabRuntime.Threads);
         var scratch = new ThreadLocal<Floats>(() => new Floats(step.Scratch, zeros: false), trackAllValues: true);
-        Share(step.Items(part), item => step.Run(item, part, scratch.Value!.Data));
+        Winograd.Share(step.Items(part), item => step.Run(item, part, scratch.Value!.Data));
         foreach (var own in scratch.Values)
             own.Dispose();
         scratch.Dispose();
@@ -108,6 +108,4 @@ internal static unsafe class WinogradTraining
     }
 
     private static Maps Over(Tensor x) => new((int)x.shape[2], (int)x.shape[3], (int)x.shape[1]) { Data = TensorLayout.Pointer(x) };
-
-    private static void Share(int items, Action<int> work) => Parallel.For(0, items, new ParallelOptions { MaxDegreeOfParallelism = LabRuntime.Threads }, work);
 }
