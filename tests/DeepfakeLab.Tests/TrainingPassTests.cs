@@ -86,7 +86,6 @@ public sealed class TrainingPassTests
             if (activation.StartsWith("sum", StringComparison.Ordinal))
                 Near(exactShortcut.grad!, shortcut.grad!, "gradient of the shortcut");
         }
-
     }
 
     // float32's steps are 6e-8 of a number; x lies up to 60 from zero where its deviation is 3, and a dozen operations follow
@@ -146,7 +145,7 @@ public sealed class TrainingPassTests
     [Fact]
     public void Convolutions_by_Winograd_are_libtorchs_in_float64()
     {
-        Assert.SkipUnless(System.Runtime.Intrinsics.Vector512.IsHardwareAccelerated, "It needs registers of 512 bits");
+        Assert.SkipUnless(Vector512.IsHardwareAccelerated, "It needs registers of 512 bits");
         foreach (var (n, inputs, outputs, height, width, relu, last) in ((int, int, int, int, int, bool, bool)[])
             [(1, 16, 32, 8, 8, true, true), (3, 48, 16, 7, 13, false, true), (2, 32, 112, 30, 21, true, false), (5, 64, 64, 57, 54, false, true)])
         {
@@ -166,29 +165,22 @@ public sealed class TrainingPassTests
             Assert.True(WinogradTraining.Fits(conv, x));
             using var pass = new TrainingPass();
             var y = pass.Convolve(conv, x, relu);
-            Near(expected, y, "output");
+            Near(expected, y, "output", 5e-6);
             pass.Backward((y * weights).sum());
-            Near(exactX.grad!, x.grad!, "gradient of x");
-            Near(exact.weight!.grad!, conv.weight!.grad!, "gradient of the weights");
+            Near(exactX.grad!, x.grad!, "gradient of x", 5e-6);
+            Near(exact.weight!.grad!, conv.weight!.grad!, "gradient of the weights", 5e-6);
             Assert.Equal(conv.weight.stride(), conv.weight.grad!.stride());
             if (relu)
-                Near(exact.bias!.grad!, conv.bias!.grad!, "gradient of the shift");
-        }
-
-        static void Near(Tensor expected, Tensor actual, string what)
-        {
-            using var scope = NewDisposeScope();
-            var error = ((actual.detach().to(ScalarType.Float64) - expected.detach()).norm() / expected.detach().norm()).item<double>();
-            Assert.True(error < 5e-6, $"{what}: {error:0.0e0}");
+                Near(exact.bias!.grad!, conv.bias!.grad!, "gradient of the shift", 5e-6);
         }
     }
 
     /// <summary>A network of each kind of block against the same in float64: no further away than libtorch's own float32 layers, and never far.</summary>
-    /// <remarks>Three draws: where a number at a ReLU lies within rounding of zero, gradients are apart by a hundredth, libtorch's as often (ResNet-18: one draw of three).</remarks>
+    /// <remarks>Two draws of three: where a number at a ReLU lies within rounding of zero, gradients are apart by a hundredth, libtorch's as often (ResNet-18: one draw of three).</remarks>
     [Theory]
     [InlineData("mobilenet_v2"), InlineData("resnet18"), InlineData("resnext50_32x4d"), InlineData("efficientnet_b0"), InlineData("mnasnet0_75"), InlineData("mobilenet_v3_small"), InlineData("vgg11_bn")]
     public void A_network_learns_the_same(string name) =>
-        Assert.Contains(Enumerable.Range(3, 3), seed => Distances(name, seed) is var (own, libtorch) && own < Math.Max(2 * libtorch, 1e-4));
+        Assert.Equal(2, Enumerable.Range(3, 3).Where(seed => Distances(name, seed) is var (own, libtorch) && own < Math.Max(2 * libtorch, 1e-4)).Take(2).Count());
 
     private static (double Own, double Libtorch) Distances(string name, int draw)
     {
@@ -249,7 +241,7 @@ public sealed class TrainingPassTests
         Assert.Equal(3, LabRuntime.Threads);
         foreach (var activation in Activations)
             Forward_and_back_are_libtorchs_in_float64(activation);
-        if (System.Runtime.Intrinsics.Vector512.IsHardwareAccelerated)
+        if (Vector512.IsHardwareAccelerated)
             Convolutions_by_Winograd_are_libtorchs_in_float64();
         using var scope = NewDisposeScope();
         LabRuntime.Seed(5);
