@@ -318,9 +318,9 @@ internal sealed unsafe class GroupedConvolution : VectorStep
                     var at = Output.Offset(image, y, x) + block * MatrixKernel.Lanes;
                     var count = Math.Min(Together, Output.Width - x);
                     if (stride == 1)
-                        Filter1(scratch + x * MatrixKernel.Lanes, block, Output.Of(part) + at, plus == null ? null : plus + at, count);
+                        Filter<One>(scratch + x * MatrixKernel.Lanes, block, Output.Of(part) + at, plus == null ? null : plus + at, count);
                     else
-                        Filter2(scratch + 2 * x * MatrixKernel.Lanes, block, Output.Of(part) + at, plus == null ? null : plus + at, count);
+                        Filter<Two>(scratch + 2 * x * MatrixKernel.Lanes, block, Output.Of(part) + at, plus == null ? null : plus + at, count);
                 }
     }
 
@@ -340,8 +340,23 @@ internal sealed unsafe class GroupedConvolution : VectorStep
         }
     }
 
+    private interface IStride
+    {
+        static abstract int Pixels { get; }
+    }
+
+    private readonly struct One : IStride
+    {
+        public static int Pixels => 1;
+    }
+
+    private readonly struct Two : IStride
+    {
+        public static int Pixels => 2;
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void Filter1(float* from, int block, float* to, float* plus, int count)
+    private void Filter<TStride>(float* from, int block, float* to, float* plus, int count) where TStride : struct, IStride
     {
         var w = packed.Data + (nint)block * blocks * Kernel * inputs * Kernel * MatrixKernel.Lanes;
         var c0 = Vector512.Load(weights.Bias.Data + block * MatrixKernel.Lanes);
@@ -353,16 +368,20 @@ internal sealed unsafe class GroupedConvolution : VectorStep
                     var lanes = Vector512.Load((int*)permutations.Data + i * MatrixKernel.Lanes);
                     Vector512<float> w0 = Vector512.Load(w), w1 = Vector512.Load(w + MatrixKernel.Lanes), w2 = Vector512.Load(w + 2 * MatrixKernel.Lanes);
                     var at = from + start + row * width;
-                    Vector512<float> x0 = Pixel(at, 0, lanes), x1 = Pixel(at, 1, lanes), x2 = Pixel(at, 2, lanes);
-                    Vector512<float> x3 = Pixel(at, 3, lanes), x4 = Pixel(at, 4, lanes), x5 = Pixel(at, 5, lanes);
-                    Vector512<float> x6 = Pixel(at, 6, lanes), x7 = Pixel(at, 7, lanes), x8 = Pixel(at, 8, lanes);
-                    c0 = Vector512.FusedMultiplyAdd(x0, w0, c0); c0 = Vector512.FusedMultiplyAdd(x1, w1, c0); c0 = Vector512.FusedMultiplyAdd(x2, w2, c0);
-                    c1 = Vector512.FusedMultiplyAdd(x1, w0, c1); c1 = Vector512.FusedMultiplyAdd(x2, w1, c1); c1 = Vector512.FusedMultiplyAdd(x3, w2, c1);
-                    c2 = Vector512.FusedMultiplyAdd(x2, w0, c2); c2 = Vector512.FusedMultiplyAdd(x3, w1, c2); c2 = Vector512.FusedMultiplyAdd(x4, w2, c2);
-                    c3 = Vector512.FusedMultiplyAdd(x3, w0, c3); c3 = Vector512.FusedMultiplyAdd(x4, w1, c3); c3 = Vector512.FusedMultiplyAdd(x5, w2, c3);
-                    c4 = Vector512.FusedMultiplyAdd(x4, w0, c4); c4 = Vector512.FusedMultiplyAdd(x5, w1, c4); c4 = Vector512.FusedMultiplyAdd(x6, w2, c4);
-                    c5 = Vector512.FusedMultiplyAdd(x5, w0, c5); c5 = Vector512.FusedMultiplyAdd(x6, w1, c5); c5 = Vector512.FusedMultiplyAdd(x7, w2, c5);
-                    c6 = Vector512.FusedMultiplyAdd(x6, w0, c6); c6 = Vector512.FusedMultiplyAdd(x7, w1, c6); c6 = Vector512.FusedMultiplyAdd(x8, w2, c6);
+                    Vector512<float> x0 = Pixel(at, 0, lanes), x1 = Pixel(at, 1, lanes), x2 = Pixel(at, 2, lanes); // under the window, which then slides
+                    c0 = Sum(c0, x0, x1, x2, w0, w1, w2);
+                    Slide<TStride>(at, 1, lanes, ref x0, ref x1, ref x2);
+                    c1 = Sum(c1, x0, x1, x2, w0, w1, w2);
+                    Slide<TStride>(at, 2, lanes, ref x0, ref x1, ref x2);
+                    c2 = Sum(c2, x0, x1, x2, w0, w1, w2);
+                    Slide<TStride>(at, 3, lanes, ref x0, ref x1, ref x2);
+                    c3 = Sum(c3, x0, x1, x2, w0, w1, w2);
+                    Slide<TStride>(at, 4, lanes, ref x0, ref x1, ref x2);
+                    c4 = Sum(c4, x0, x1, x2, w0, w1, w2);
+                    Slide<TStride>(at, 5, lanes, ref x0, ref x1, ref x2);
+                    c5 = Sum(c5, x0, x1, x2, w0, w1, w2);
+                    Slide<TStride>(at, 6, lanes, ref x0, ref x1, ref x2);
+                    c6 = Sum(c6, x0, x1, x2, w0, w1, w2);
                 }
         Put(to, plus, 0, count, c0);
         Put(to, plus, 1, count, c1);
@@ -373,39 +392,16 @@ internal sealed unsafe class GroupedConvolution : VectorStep
         Put(to, plus, 6, count, c6);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void Filter2(float* from, int block, float* to, float* plus, int count)
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Sum(Vector512<float> sum, Vector512<float> x0, Vector512<float> x1, Vector512<float> x2, Vector512<float> w0, Vector512<float> w1, Vector512<float> w2) =>
+        Vector512.FusedMultiplyAdd(x2, w2, Vector512.FusedMultiplyAdd(x1, w1, Vector512.FusedMultiplyAdd(x0, w0, sum)));
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Slide<TStride>(float* at, int output, Vector512<int> lanes, ref Vector512<float> x0, ref Vector512<float> x1, ref Vector512<float> x2) where TStride : struct, IStride
     {
-        var w = packed.Data + (nint)block * blocks * Kernel * inputs * Kernel * MatrixKernel.Lanes;
-        var c0 = Vector512.Load(weights.Bias.Data + block * MatrixKernel.Lanes);
-        Vector512<float> c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0;
-        for (var (other, start) = (0, 0); other < blocks; other++, start += plane)
-            for (var row = 0; row < Kernel; row++)
-                for (var i = 0; i < inputs; i++, w += Kernel * MatrixKernel.Lanes)
-                {
-                    var lanes = Vector512.Load((int*)permutations.Data + i * MatrixKernel.Lanes);
-                    Vector512<float> w0 = Vector512.Load(w), w1 = Vector512.Load(w + MatrixKernel.Lanes), w2 = Vector512.Load(w + 2 * MatrixKernel.Lanes);
-                    var at = from + start + row * width;
-                    Vector512<float> x0 = Pixel(at, 0, lanes), x1 = Pixel(at, 1, lanes), x2 = Pixel(at, 2, lanes);
-                    Vector512<float> x3 = Pixel(at, 3, lanes), x4 = Pixel(at, 4, lanes), x5 = Pixel(at, 5, lanes);
-                    Vector512<float> x6 = Pixel(at, 6, lanes), x7 = Pixel(at, 7, lanes), x8 = Pixel(at, 8, lanes);
-                    Vector512<float> x9 = Pixel(at, 9, lanes), x10 = Pixel(at, 10, lanes), x11 = Pixel(at, 11, lanes);
-                    Vector512<float> x12 = Pixel(at, 12, lanes), x13 = Pixel(at, 13, lanes), x14 = Pixel(at, 14, lanes);
-                    c0 = Vector512.FusedMultiplyAdd(x0, w0, c0); c0 = Vector512.FusedMultiplyAdd(x1, w1, c0); c0 = Vector512.FusedMultiplyAdd(x2, w2, c0);
-                    c1 = Vector512.FusedMultiplyAdd(x2, w0, c1); c1 = Vector512.FusedMultiplyAdd(x3, w1, c1); c1 = Vector512.FusedMultiplyAdd(x4, w2, c1);
-                    c2 = Vector512.FusedMultiplyAdd(x4, w0, c2); c2 = Vector512.FusedMultiplyAdd(x5, w1, c2); c2 = Vector512.FusedMultiplyAdd(x6, w2, c2);
-                    c3 = Vector512.FusedMultiplyAdd(x6, w0, c3); c3 = Vector512.FusedMultiplyAdd(x7, w1, c3); c3 = Vector512.FusedMultiplyAdd(x8, w2, c3);
-                    c4 = Vector512.FusedMultiplyAdd(x8, w0, c4); c4 = Vector512.FusedMultiplyAdd(x9, w1, c4); c4 = Vector512.FusedMultiplyAdd(x10, w2, c4);
-                    c5 = Vector512.FusedMultiplyAdd(x10, w0, c5); c5 = Vector512.FusedMultiplyAdd(x11, w1, c5); c5 = Vector512.FusedMultiplyAdd(x12, w2, c5);
-                    c6 = Vector512.FusedMultiplyAdd(x12, w0, c6); c6 = Vector512.FusedMultiplyAdd(x13, w1, c6); c6 = Vector512.FusedMultiplyAdd(x14, w2, c6);
-                }
-        Put(to, plus, 0, count, c0);
-        Put(to, plus, 1, count, c1);
-        Put(to, plus, 2, count, c2);
-        Put(to, plus, 3, count, c3);
-        Put(to, plus, 4, count, c4);
-        Put(to, plus, 5, count, c5);
-        Put(to, plus, 6, count, c6);
+        x0 = TStride.Pixels == 1 ? x1 : x2;
+        x1 = TStride.Pixels == 1 ? x2 : Pixel(at, 2 * output + 1, lanes);
+        x2 = Pixel(at, TStride.Pixels * output + 2, lanes);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
