@@ -175,6 +175,78 @@ public sealed class TrainingPassTests
         }
     }
 
+    /// <summary>Groups narrower than a register, as wide and wider; sides that rows and columns taken together do not divide, even and odd ones under stride 2, one row; more images than parts.</summary>
+    [Fact]
+    public void Grouped_convolutions_are_libtorchs_in_float64()
+    {
+        Assert.SkipUnless(Vector512.IsHardwareAccelerated, "It needs registers of 512 bits");
+        foreach (var (n, channels, group, height, width, stride, bias, learns) in ((int, int, int, int, int, int, bool, bool)[])
+            [(9, 16, 4, 9, 7, 1, true, true), (3, 48, 8, 1, 13, 1, false, true), (2, 336, 16, 15, 16, 1, false, true), (2, 64, 32, 30, 57, 1, true, false),
+                (3, 16, 4, 56, 31, 2, true, true), (2, 32, 8, 7, 8, 2, false, true), (1, 32, 16, 12, 1, 2, false, false), (2, 64, 32, 14, 14, 2, false, true)])
+        {
+            using var scope = NewDisposeScope();
+            LabRuntime.Seed(n);
+            var (groups, what) = (channels / group, $"{channels}, {group}, {height}x{width}, stride {stride}");
+            var conv = nn.Conv2d(channels, channels, 3, stride, padding: 1, groups: groups, bias: bias);
+            if (n > 1)
+                TensorLayout.Weights(nn.Sequential(conv), channelsLast: true);
+            conv.weight!.requires_grad = learns;
+            var exact = nn.Conv2d(channels, channels, 3, stride, padding: 1, groups: groups, bias: bias, dtype: ScalarType.Float64);
+            exact.load_state_dict(conv.state_dict());
+            var x = TensorLayout.ChannelsLast(randn(n, channels, height, width)).requires_grad_();
+            var exactX = x.detach().to(ScalarType.Float64).requires_grad_();
+            var expected = bias ? exact.call(exactX).relu() : exact.call(exactX);
+            var weights = randn_like(expected);
+            (expected * weights).sum().backward();
+
+            Assert.True(GroupedTraining.Fits(conv, x));
+            using var pass = new TrainingPass();
+            var y = pass.Convolve(conv, x, bias);
+            Near(expected, y, $"output, {what}", 2e-6);
+            pass.Backward((y * weights.to(ScalarType.Float32)).sum());
+            Near(exactX.grad!, x.grad!, $"gradient of x, {what}", 2e-6);
+            if (!learns)
+            {
+                Assert.Null(conv.weight!.grad);
+                continue;
+            }
+            Near(exact.weight!.grad!, conv.weight!.grad!, $"gradient of the weights, {what}", 2e-6);
+            Assert.Equal(conv.weight.stride(), conv.weight.grad!.stride());
+            if (bias)
+                Near(exact.bias!.grad!, conv.bias!.grad!, $"gradient of the shift, {what}", 2e-6);
+        }
+        Assert.False(GroupedTraining.Fits(nn.Conv2d(96, 96, 3, padding: 1, groups: 16), TensorLayout.ChannelsLast(zeros(1, 96, 4, 4))));
+    }
+
+    [Fact]
+    public void Grouped_convolutions_do_not_depend_on_the_number_of_threads()
+    {
+        Assert.SkipUnless(Vector512.IsHardwareAccelerated, "It needs registers of 512 bits");
+        using var scope = NewDisposeScope();
+        foreach (var (channels, group, side, stride) in ((int, int, int, int)[])[(32, 4, 31, 1), (256, 8, 14, 1), (64, 32, 15, 2)])
+        {
+            LabRuntime.Seed(side);
+            var conv = nn.Conv2d(channels, channels, 3, stride, padding: 1, groups: channels / group, bias: false);
+            var x = TensorLayout.ChannelsLast(randn(5, channels, side, side));
+            var gradient = TensorLayout.ChannelsLast(randn_like(GroupedTraining.Forward(conv, x, relu: false)));
+            var threads = LabRuntime.Threads;
+            try
+            {
+                List<Tensor[]> made = [];
+                foreach (var count in (int[])[1, 2])
+                {
+                    set_num_threads(count);
+                    made.Add([GroupedTraining.Forward(conv, x, relu: false), GroupedTraining.InputGradient(conv, x, gradient), GroupedTraining.WeightGradient(conv, x, gradient)]);
+                }
+                Assert.All(made[0].Zip(made[1]), pair => Assert.True(pair.First.equal(pair.Second).all().ToBoolean()));
+            }
+            finally
+            {
+                set_num_threads(threads);
+            }
+        }
+    }
+
     /// <summary>A network of each kind of block against the same in float64: no further away than libtorch's own float32 layers, and never far.</summary>
     /// <remarks>Two draws of three: where a number at a ReLU lies within rounding of zero, gradients are apart by a hundredth, libtorch's as often (ResNet-18: one draw of three).</remarks>
     [Theory]
@@ -242,7 +314,10 @@ public sealed class TrainingPassTests
         foreach (var activation in Activations)
             Forward_and_back_are_libtorchs_in_float64(activation);
         if (Vector512.IsHardwareAccelerated)
+        {
             Convolutions_by_Winograd_are_libtorchs_in_float64();
+            Grouped_convolutions_are_libtorchs_in_float64();
+        }
         using var scope = NewDisposeScope();
         LabRuntime.Seed(5);
         using var model = Models.Create("resnet18").WithHead(2);

@@ -62,7 +62,7 @@ internal sealed class TrainingPass : IDisposable
             }
             else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && TensorLayout.IsChannelsLast(x))
                 x = Depthwise(conv, x, shape);
-            else if (layers[i] is Conv2d full && WinogradTraining.Fits(full, x))
+            else if (layers[i] is Conv2d full && (WinogradTraining.Fits(full, x) || GroupedTraining.Fits(full, x)))
             {
                 var relu = i + 1 < layers.Count && layers[i + 1] is ReLU;
                 i += relu ? 1 : 0;
@@ -241,10 +241,11 @@ internal sealed class TrainingPass : IDisposable
         return y;
     }
 
-    /// <summary>A convolution by <see cref="WinogradTraining"/>, with ReLU behind it where <paramref name="relu"/> says so.</summary>
+    /// <summary>A convolution by <see cref="WinogradTraining"/> or <see cref="GroupedTraining"/>, with ReLU behind it where <paramref name="relu"/> says so.</summary>
     internal Tensor Convolve(Conv2d conv, Tensor x, bool relu)
     {
-        var y = WinogradTraining.Forward(conv, x, relu);
+        var grouped = conv.groups > 1;
+        var y = grouped ? GroupedTraining.Forward(conv, x, relu) : WinogradTraining.Forward(conv, x, relu);
         if (!x.requires_grad && !conv.parameters().Any(p => p.requires_grad))
             return y;
         GoBack(y, x, null, gradient =>
@@ -254,9 +255,9 @@ internal sealed class TrainingPass : IDisposable
             y.Dispose();
             if (conv.bias is { } bias)
                 Add(bias, () => gradient.sum([0, 2, 3]));
-            Add(conv.weight!, () => WinogradTraining.WeightGradient(conv, x, gradient));
+            Add(conv.weight!, () => grouped ? GroupedTraining.WeightGradient(conv, x, gradient) : WinogradTraining.WeightGradient(conv, x, gradient));
             if (x.requires_grad)
-                Send(WinogradTraining.InputGradient(conv, gradient), x);
+                Send(grouped ? GroupedTraining.InputGradient(conv, x, gradient) : WinogradTraining.InputGradient(conv, gradient), x);
         });
         return y;
     }

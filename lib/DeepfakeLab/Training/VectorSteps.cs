@@ -90,16 +90,21 @@ internal sealed unsafe class ConvolutionWeights : IDisposable
 {
     private readonly Tensor values; // [outputs, inputs of a group, kernel, kernel]
 
-    public ConvolutionWeights(Conv2d conv, float low, float high)
+    public ConvolutionWeights(Conv2d conv, float low, float high) : this(conv, conv.weight!, conv.bias, low, high)
+    {
+    }
+
+    /// <summary>Of a convolution like this one with other numbers.</summary>
+    public ConvolutionWeights(Conv2d conv, Tensor kernels, Tensor? bias, float low = float.NegativeInfinity, float high = float.PositiveInfinity)
     {
         (Low, High) = (low, high);
         using var none = no_grad();
-        using var weight = conv.weight!.detach();
+        using var weight = kernels.detach();
         values = weight.contiguous().DetachFromDisposeScope();
         (Inputs, Outputs, Kernel) = ((int)values.shape[1], (int)values.shape[0], (int)values.shape[2]);
         (Stride, Padding, Dilation) = ((int)conv.stride![0], (int)conv.padding![0], (int)conv.dilation![0]);
         Bias = new Floats(MatrixKernel.Padded(Outputs) + MatrixKernel.Lanes);
-        conv.bias?.data<float>().CopyTo(new Span<float>(Bias.Data, Outputs));
+        bias?.data<float>().CopyTo(new Span<float>(Bias.Data, Outputs));
     }
 
     public float Low { get; }
@@ -265,7 +270,7 @@ internal sealed unsafe class GroupedConvolution : VectorStep
     private readonly Maps? add;
     private readonly ConvolutionWeights weights;
     private readonly Floats packed; // [blocks of 16 outputs, blocks of 16 inputs, kernel, inputs of a group in that block, kernel, 16]
-    private readonly Floats permutations; // [inputs of a group in a block, 16]: from which lane each lane takes it
+    private readonly Floats permutations;
     private readonly int group, blocks, inputs, stride, width, plane; // blocks of a group; floats of a row with its border, and of a block's rows
 
     public GroupedConvolution(ConvolutionWeights weights, Maps input, Maps output, Maps? add) : base(output, input, add)
@@ -275,18 +280,16 @@ internal sealed unsafe class GroupedConvolution : VectorStep
         (blocks, inputs) = (Math.Max(1, group / MatrixKernel.Lanes), Math.Min(group, MatrixKernel.Lanes));
         width = (((output.Width + Together - 1) / Together * Together - 1) * stride + Kernel) * MatrixKernel.Lanes;
         plane = ((MostRows - 1) * stride + Kernel) * width;
-        permutations = new Floats(inputs * MatrixKernel.Lanes);
-        for (var i = 0; i < permutations.Count; i++)
-            ((int*)permutations.Data)[i] = i % MatrixKernel.Lanes / inputs * inputs + i / MatrixKernel.Lanes;
+        permutations = Permutations(inputs);
         packed = new Floats((long)output.Channels * blocks * Kernel * inputs * Kernel);
-        var at = packed.Data;
+        float* at = packed.Data, values = weights.Values;
         for (var o = 0; o < output.Channels; o += MatrixKernel.Lanes)
             for (var first = 0; first < group; first += inputs)
                 for (var row = 0; row < Kernel; row++)
                     for (var i = 0; i < inputs; i++)
                         for (var column = 0; column < Kernel; column++)
                             for (var lane = 0; lane < MatrixKernel.Lanes; lane++)
-                                *at++ = weights.Values[(((o + lane) * group + first + i) * Kernel + row) * Kernel + column];
+                                *at++ = values[(((o + lane) * group + first + i) * Kernel + row) * Kernel + column];
     }
 
     public static bool Knows(Conv2d conv) => conv is { kernel_size: [Kernel, Kernel], stride: [1 or 2, _], dilation: [1, _], groups: > 1 } && conv.in_channels == conv.out_channels
@@ -304,12 +307,11 @@ internal sealed unsafe class GroupedConvolution : VectorStep
 
     public override void Run(int item, Part part, float* scratch)
     {
-        var (image, first, band) = (item / Bands / Groups, item / Bands % Groups * blocks, item % Bands);
+        var (image, band, first) = (item / Groups / Bands, item / Groups % Bands, item % Groups * blocks); // a band's groups lie side by side
         var (y, end) = (Output.Height * band / Bands, Output.Height * (band + 1) / Bands);
         var top = y * stride - weights.Padding;
         for (var block = 0; block < blocks; block++)
-            for (var row = 0; row < (end - y - 1) * stride + Kernel; row++)
-                Lay(input.Of(part), image, top + row, (first + block) * MatrixKernel.Lanes, scratch + block * plane + row * width);
+            Lay(input, input.Of(part), image, top, (end - y - 1) * stride + Kernel, -weights.Padding, width / MatrixKernel.Lanes, (first + block) * MatrixKernel.Lanes, scratch + block * plane);
         var plus = add is null ? null : add.Of(part);
         for (; y < end; y++, scratch += stride * width)
             for (var block = first; block < first + blocks; block++)
@@ -330,27 +332,47 @@ internal sealed unsafe class GroupedConvolution : VectorStep
             held.Dispose();
     }
 
-    /// <summary>16 channels of a row of pixels, with zeros around the image.</summary>
-    private void Lay(float* images, int image, int y, int channel, float* to)
+    /// <summary>[inputs of a group in a block, 16]: from which lane each lane takes it.</summary>
+    public static Floats Permutations(int inputs)
     {
-        for (var x = -weights.Padding; x < width / MatrixKernel.Lanes - weights.Padding; x++, to += MatrixKernel.Lanes)
+        var result = new Floats(inputs * MatrixKernel.Lanes);
+        for (var i = 0; i < result.Count; i++)
+            ((int*)result.Data)[i] = i % MatrixKernel.Lanes / inputs * inputs + i / MatrixKernel.Lanes;
+        return result;
+    }
+
+    /// <summary>16 channels of some rows and columns of pixels, with zeros around the image.</summary>
+    /// <param name="images">As <see cref="Maps.Of"/> gave them.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Lay(Maps maps, float* images, int image, int top, int rows, int left, int columns, int channel, float* to)
+    {
+        var (first, end, apart) = (Math.Max(0, -left), Math.Min(columns, maps.Width - left), (nint)maps.Stride);
+        for (var y = top; y < top + rows; y++)
         {
-            var pixel = input.PixelOrZeros(images, image, y, x);
-            Vector512.Load(pixel + channel).Store(to);
+            var inside = (uint)y < (uint)maps.Height;
+            var from = images + maps.Offset(image, inside ? y : 0, left + first) + channel;
+            for (var x = 0; x < columns; x++, to += MatrixKernel.Lanes)
+                if (inside && x >= first && x < end)
+                {
+                    Vector512.Load(from).Store(to);
+                    from += apart;
+                }
+                else
+                    Vector512<float>.Zero.Store(to);
         }
     }
 
-    private interface IStride
+    public interface IStride
     {
         static abstract int Pixels { get; }
     }
 
-    private readonly struct One : IStride
+    public readonly struct One : IStride
     {
         public static int Pixels => 1;
     }
 
-    private readonly struct Two : IStride
+    public readonly struct Two : IStride
     {
         public static int Pixels => 2;
     }
@@ -412,7 +434,7 @@ internal sealed unsafe class GroupedConvolution : VectorStep
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> Pixel(float* from, int pixel, Vector512<int> lanes) => Vector512.Shuffle(Vector512.Load(from + pixel * MatrixKernel.Lanes), lanes);
+    public static Vector512<float> Pixel(float* from, int pixel, Vector512<int> lanes) => Vector512.ShuffleNative(Vector512.Load(from + pixel * MatrixKernel.Lanes), lanes); // all are from 0 to 15: no lane has to be checked
 }
 
 /// <summary>

@@ -97,15 +97,20 @@ internal static unsafe class WinogradTraining
     {
         var y = empty([x.shape[0], x.shape[2], x.shape[3], channels]);
         var input = Over(x);
-        var step = new Winograd(transformed, bias, input, new Maps(input.Height, input.Width, channels) { Data = TensorLayout.Pointer(y) }, least: least);
-        var part = new Part(null, 0, (int)x.shape[0], LabRuntime.Threads);
+        Run(new Winograd(transformed, bias, input, new Maps(input.Height, input.Width, channels) { Data = TensorLayout.Pointer(y) }, least: least), (int)x.shape[0]);
+        return y.permute(0, 3, 1, 2);
+    }
+
+    /// <summary>A step of the inference engine's, on as many images.</summary>
+    public static void Run(VectorStep step, int images)
+    {
+        var part = new Part(null, 0, images, LabRuntime.Threads);
         var scratch = new ThreadLocal<Floats>(() => new Floats(step.Scratch, zeros: false), trackAllValues: true);
         Winograd.Share(step.Items(part), item => step.Run(item, part, scratch.Value!.Data));
         foreach (var own in scratch.Values)
             own.Dispose();
         scratch.Dispose();
-        return y.permute(0, 3, 1, 2);
     }
 
-    private static Maps Over(Tensor x) => new((int)x.shape[2], (int)x.shape[3], (int)x.shape[1]) { Data = TensorLayout.Pointer(x) };
+    public static Maps Over(Tensor x) => new((int)x.shape[2], (int)x.shape[3], (int)x.shape[1]) { Data = TensorLayout.Pointer(x) };
 }
