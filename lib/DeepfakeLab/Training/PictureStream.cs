@@ -16,6 +16,9 @@ public static class PictureStream
 {
     private const int BatchSize = 32, Ahead = 64;
 
+    /// <summary>Pictures that torch's own layers take at a time on a processor: of 32 the widest activations would be most of the memory that is ever needed.</summary>
+    private const int LayersBatchSize = 8;
+
     /// <summary>How long a batch waits for pictures that are being decoded. Small batches cost more a picture, and while it waits all cores decode.</summary>
     private static readonly TimeSpan gathering = TimeSpan.FromMilliseconds(200);
 
@@ -181,7 +184,8 @@ public static class PictureStream
                 fast = new FrozenPrefix(run.Model, run.Model.Stages[^1]);
             answered += batch.Count;
             var answers = new Dictionary<Decoded, double[]>(ReferenceEqualityComparer.Instance);
-            foreach (var same in batch.Where(d => d.Image is not null).GroupBy(d => (d.Image!.Width, d.Image.Height)))
+            var most = fast is { IsFast: true } || LabRuntime.Device.type != DeviceType.CPU ? BatchSize : LayersBatchSize;
+            foreach (var same in batch.Where(d => d.Image is not null).GroupBy(d => (d.Image!.Width, d.Image.Height)).SelectMany(g => g.Chunk(most)))
                 foreach (var (decoded, row) in same.Zip(Probabilities([.. same.Select(d => d.Image!)])))
                     answers[decoded] = row;
             return [.. batch.Select(d => new PictureAnswer(d.Picture, answers.GetValueOrDefault(d), d.Error))];
