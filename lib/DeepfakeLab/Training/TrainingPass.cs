@@ -51,15 +51,23 @@ internal sealed class TrainingPass : IDisposable
     private Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? shortcut = null, bool endsInReLU = false, double drop = 0, bool pools = false)
     {
         var layers = Flatten(modules).ToList();
+        (double[] Mean, double[] Variance)? statistics = null; // of x, where a convolution has counted them
         for (var i = 0; i < layers.Count; i++)
+        {
+            var known = statistics;
+            statistics = null;
             if (layers[i] is BatchNorm2d norm)
             {
                 var sum = i == layers.Count - 1 ? shortcut : null;
                 var activation = sum is not null ? endsInReLU ? Layers.ReLU() : null : i + 1 < layers.Count && IsActivation(layers[i + 1]) ? (nn.Module<Tensor, Tensor>)layers[++i] : null;
                 var excitation = i + 1 < layers.Count ? layers[i + 1] as Layers.SqueezeExcitation : null;
                 i += excitation is null ? 0 : 1;
-                x = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop, pools && i == layers.Count - 1);
+                var next = i + 1 < layers.Count && layers[i + 1] is Conv2d point && PointwiseTraining.Fits(point, x) ? point : null;
+                i += next is null ? 0 : 1;
+                (x, statistics) = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop, pools && i == layers.Count - 1, known, next);
             }
+            else if (layers[i] is Conv2d point && PointwiseTraining.Fits(point, x))
+                (x, statistics) = Pointwise<NormKernels.None>(point, new(x));
             else if (layers[i] is Conv2d conv && DepthwiseKernel.ShapeOf(conv, x) is { } shape && TensorLayout.IsChannelsLast(x))
                 x = Depthwise(conv, x, shape);
             else if (layers[i] is Conv2d full && (WinogradTraining.Fits(full, x) || GroupedTraining.Fits(full, x)))
@@ -70,6 +78,7 @@ internal sealed class TrainingPass : IDisposable
             }
             else
                 x = layers[i] is Layers.IResidual block ? Residual(block, x) : ((nn.Module<Tensor, Tensor>)layers[i]).call(x);
+        }
         return x;
     }
 
@@ -85,29 +94,39 @@ internal sealed class TrainingPass : IDisposable
         return block.EndsInReLU ? y.relu_() : y;
     }
 
-    internal Tensor Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation = null, double drop = 0, bool pools = false)
+    internal Tensor Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation = null, double drop = 0, bool pools = false) =>
+        Norm(norm, activation, x, shortcut, excitation, drop, pools, null, null).Y;
+
+    /// <param name="statistics">Of x, if they are known.</param>
+    /// <param name="next">A 1x1 convolution that follows and takes what the norm makes, without a shortcut; null for none. The statistics returned are of its output.</param>
+    private (Tensor Y, (double[] Mean, double[] Variance)? Statistics) Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut,
+        Layers.SqueezeExcitation? excitation, double drop, bool pools, (double[] Mean, double[] Variance)? statistics, Conv2d? next)
     {
         if (!norm.training || norm.weight is null || norm.running_mean is null || x.shape[1] % 8 != 0 || x.numel() > int.MaxValue / 4 || !TensorLayout.IsChannelsLast(x) || shortcut is not null && !TensorLayout.IsChannelsLast(shortcut))
         {
             var plain = Layers.StochasticDepth(norm.call(x), drop, true);
             plain = shortcut is null ? plain : plain + shortcut;
             plain = activation?.call(plain) ?? plain;
-            return excitation?.call(plain) ?? plain;
+            plain = excitation?.call(plain) ?? plain;
+            return (next?.call(plain) ?? plain, null);
         }
         return activation switch
         {
-            null => Norm<NormKernels.None>(norm, x, shortcut, excitation, drop, pools),
-            ReLU => Norm<NormKernels.ReLU>(norm, x, shortcut, excitation, drop, pools),
-            ReLU6 => Norm<NormKernels.ReLU6>(norm, x, shortcut, excitation, drop, pools),
-            SiLU => Norm<NormKernels.SiLU>(norm, x, shortcut, excitation, drop, pools),
-            _ => Norm<NormKernels.Hardswish>(norm, x, shortcut, excitation, drop, pools),
+            null => Norm<NormKernels.None>(norm, x, shortcut, excitation, drop, pools, statistics, next),
+            ReLU => Norm<NormKernels.ReLU>(norm, x, shortcut, excitation, drop, pools, statistics, next),
+            ReLU6 => Norm<NormKernels.ReLU6>(norm, x, shortcut, excitation, drop, pools, statistics, next),
+            SiLU => Norm<NormKernels.SiLU>(norm, x, shortcut, excitation, drop, pools, statistics, next),
+            _ => Norm<NormKernels.Hardswish>(norm, x, shortcut, excitation, drop, pools, statistics, next),
         };
     }
 
-    private Tensor Norm<T>(BatchNorm2d norm, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation, double drop, bool pools) where T : struct, NormKernels.IActivation
+    private (Tensor Y, (double[] Mean, double[] Variance)? Statistics) Norm<T>(BatchNorm2d norm, Tensor x, Tensor? shortcut, Layers.SqueezeExcitation? excitation, double drop, bool pools,
+        (double[] Mean, double[] Variance)? statistics, Conv2d? next) where T : struct, NormKernels.IActivation
     {
-        var batch = new Normalised(norm, x);
-        return excitation is not null || drop > 0 ? Scaled<T>(batch, x, shortcut, excitation, drop) : pools ? Pooled<T>(batch, x) : Norm<T>(batch, x, shortcut);
+        var batch = new Normalised(norm, x, statistics);
+        if (next is not null)
+            return Pointwise<T>(next, batch, x, excitation);
+        return (excitation is not null || drop > 0 ? Scaled<T>(batch, x, shortcut, excitation, drop) : pools ? Pooled<T>(batch, x) : Norm<T>(batch, x, shortcut), null);
     }
 
     private unsafe Tensor Norm<T>(Normalised batch, Tensor x, Tensor? shortcut) where T : struct, NormKernels.IActivation
@@ -136,15 +155,7 @@ internal sealed class TrainingPass : IDisposable
     {
         var (images, rows, channels, scale, shift) = (batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift);
         var learns = x.requires_grad || batch.Learns || excitation is not null && excitation.parameters().Any(p => p.requires_grad);
-        Tensor? means = null;
-        Tensor scales;
-        if (excitation is null)
-            scales = Layers.Kept(x, drop).expand(images, channels, 1, 1).contiguous();
-        else
-        {
-            means = tensor(ScaledKernels.Means<T>(TensorLayout.Pointer(x), images, rows, channels, scale, shift), [images, channels], requires_grad: learns);
-            scales = excitation.Steps.Aggregate(means, (m, step) => step is Conv2d full ? nn.functional.linear(m, full.weight!.flatten(1), full.bias) : ((nn.Module<Tensor, Tensor>)step).call(m));
-        }
+        var (means, scales) = excitation is null ? (null, Layers.Kept(x, drop).expand(images, channels, 1, 1).contiguous()) : Excite<T>(excitation, batch, x, learns);
         var factors = Numbers(scales);
         var y = Like(x);
         ScaledKernels.Apply<T>(TensorLayout.Pointer(x), shortcut is null ? null : TensorLayout.Pointer(shortcut), TensorLayout.Pointer(y), images, rows, channels, scale, shift, factors);
@@ -153,16 +164,29 @@ internal sealed class TrainingPass : IDisposable
         GoBack(y, x, shortcut, gradient =>
         {
             y.Dispose();
-            var sums = ScaledKernels.BackwardSums<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), images, rows, channels, scale, shift, batch.Origin);
-            var offsets = new float[images * channels];
-            if (means is not null)
-            {
-                scales.backward([tensor(ScaledKernels.Joined(sums, channels), [images, channels])]);
-                offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
-            }
-            Back<T>(batch, x, gradient, sums, factors, offsets, shortcut is { requires_grad: true } ? null : gradient);
+            BackScaled<T>(batch, x, gradient, means, scales, factors, shortcut is { requires_grad: true } ? null : gradient);
         });
         return y;
+    }
+
+    /// <summary>The means [N, C] of what the norm makes, and the factors that squeeze and excitation make of them.</summary>
+    private static unsafe (Tensor Means, Tensor Scales) Excite<T>(Layers.SqueezeExcitation excitation, Normalised batch, Tensor x, bool learns) where T : struct, NormKernels.IActivation
+    {
+        var means = tensor(ScaledKernels.Means<T>(TensorLayout.Pointer(x), batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift), [batch.Images, batch.Channels], requires_grad: learns);
+        return (means, excitation.Steps.Aggregate(means, (m, step) => step is Conv2d full ? nn.functional.linear(m, full.weight!.flatten(1), full.bias) : ((nn.Module<Tensor, Tensor>)step).call(m)));
+    }
+
+    private static unsafe void BackScaled<T>(Normalised batch, Tensor x, Tensor gradient, Tensor? means, Tensor scales, float[] factors, Tensor? over) where T : struct, NormKernels.IActivation
+    {
+        var (images, rows, channels) = (batch.Images, batch.Rows, batch.Channels);
+        var sums = ScaledKernels.BackwardSums<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift, batch.Origin);
+        var offsets = new float[images * channels];
+        if (means is not null)
+        {
+            scales.backward([tensor(ScaledKernels.Joined(sums, channels), [images, channels])]);
+            offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
+        }
+        Back<T>(batch, x, gradient, sums, factors, offsets, over);
     }
 
     /// <summary>The means [N, C] over the places of the images: the maps themselves nobody else wants.</summary>
@@ -241,6 +265,60 @@ internal sealed class TrainingPass : IDisposable
         return y;
     }
 
+    /// <summary>A 1x1 convolution, and the statistics of what it makes.</summary>
+    internal (Tensor Y, (double[] Mean, double[] Variance)? Statistics) Pointwise<T>(Conv2d conv, PointwiseTraining.Input input) where T : struct, NormKernels.IActivation
+    {
+        var (y, mean, variance) = PointwiseTraining.Forward<T>(conv, input);
+        var x = input.X;
+        if (x.requires_grad || conv.weight!.requires_grad)
+            GoBack(y, x, null, gradient =>
+            {
+                y.Dispose();
+                var result = x.requires_grad ? Like(x) : null;
+                Learn(conv, PointwiseTraining.Backward<T>(conv, input, gradient, null, conv.weight!.requires_grad, result).Weights);
+                if (result is not null)
+                    Send(result, x);
+            });
+        return (y, (mean, variance));
+    }
+
+    /// <summary>A norm and what belongs to it, and the 1x1 convolution behind it, whose input is never written.</summary>
+    private unsafe (Tensor Y, (double[] Mean, double[] Variance)? Statistics) Pointwise<T>(Conv2d conv, Normalised batch, Tensor x, Layers.SqueezeExcitation? excitation)
+        where T : struct, NormKernels.IActivation
+    {
+        var learns = x.requires_grad || batch.Learns || excitation is not null && excitation.parameters().Any(p => p.requires_grad);
+        var (means, scales) = excitation is null ? default : Excite<T>(excitation, batch, x, learns);
+        var input = new PointwiseTraining.Input(x, batch.Scale, batch.Shift, scales is null ? null : Numbers(scales));
+        var (y, mean, variance) = PointwiseTraining.Forward<T>(conv, input);
+        if (learns || conv.weight!.requires_grad)
+            GoBack(y, x, null, gradient =>
+            {
+                y.Dispose();
+                var result = learns ? Like(x) : null;
+                var (weights, sum, withX) = PointwiseTraining.Backward<T>(conv, input, gradient, excitation is null ? batch.Origin : null, conv.weight!.requires_grad, result);
+                Learn(conv, weights);
+                if (result is null)
+                    return;
+                if (scales is not null)
+                {
+                    BackScaled<T>(batch, x, result, means, scales, input.Factors!, result);
+                    return;
+                }
+                var (byX, constant) = batch.Learn(sum, withX);
+                if (!x.requires_grad)
+                    return;
+                NormKernels.Backward<T>(TensorLayout.Pointer(result), TensorLayout.Pointer(x), TensorLayout.Pointer(result), masked: true, batch.Images * batch.Rows, batch.Channels, batch.Scale, batch.Shift, byX, constant);
+                Send(result, x);
+            });
+        return (y, (mean, variance));
+    }
+
+    private static void Learn(Conv2d conv, Tensor? weights)
+    {
+        if (weights is not null)
+            Add(conv.weight!, () => weights.view(conv.weight!.shape));
+    }
+
     /// <summary>A convolution by <see cref="WinogradTraining"/> or <see cref="GroupedTraining"/>, with ReLU behind it where <paramref name="relu"/> says so.</summary>
     internal Tensor Convolve(Conv2d conv, Tensor x, bool relu)
     {
@@ -269,13 +347,13 @@ internal sealed class TrainingPass : IDisposable
         private readonly float[] weight;
         private readonly double[] mean, inverse;
 
-        public unsafe Normalised(BatchNorm2d norm, Tensor x)
+        public unsafe Normalised(BatchNorm2d norm, Tensor x, (double[] Mean, double[] Variance)? statistics = null)
         {
             this.norm = norm;
             (Images, Channels, Rows) = ((int)x.shape[0], (int)x.shape[1], x.shape[2] * x.shape[3]);
             weight = Numbers(norm.weight!);
             var bias = Numbers(norm.bias!);
-            (mean, var variance) = NormKernels.Statistics(TensorLayout.Pointer(x), Images * Rows, Channels);
+            (mean, var variance) = statistics ?? NormKernels.Statistics(TensorLayout.Pointer(x), Images * Rows, Channels);
             Follow(norm, mean, variance, Images * Rows);
             inverse = Array.ConvertAll(variance, v => 1 / Math.Sqrt(v + norm.eps));
             (Scale, Shift) = (new float[Channels], new float[Channels]);

@@ -1,0 +1,284 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>
+/// A 1x1 convolution in training as products of matrices [rows, channels], a row for each place of each image, a hundred rows at a time: the norm, the
+/// activation and the factors before it are computed as the rows are read, the statistics for the norm behind it as they are written, and on the way
+/// back the sums for the norm before it, so that neither what that norm makes nor a pass over it costs memory.
+/// </summary>
+/// <remarks>Rows are dealt out to threads by their number, and sums added in that order: the same number of threads gives the same bits.</remarks>
+internal static unsafe class PointwiseTraining
+{
+    /// <summary>Floats that the rows taken together may have, in all matrices: what the second cache holds beside the weights.</summary>
+    private const int Nearby = 1 << 17;
+
+    /// <summary>Rows taken together at most: as many as are added in float32.</summary>
+    private const int MostRows = 8 * MatrixKernel.Rows;
+
+    /// <summary>What a convolution reads: rows of numbers, each through factor * activation(scale x + shift) where there is a scale.</summary>
+    /// <param name="factors">One for each channel of each image; null for 1.</param>
+    public sealed class Input(Tensor x, float[]? scale = null, float[]? shift = null, float[]? factors = null)
+    {
+        public Tensor X => x;
+
+        public float* Data { get; } = TensorLayout.Pointer(x);
+
+        public int Channels { get; } = (int)x.shape[1];
+
+        public long ImageRows { get; } = x.shape[2] * x.shape[3];
+
+        public long Rows => x.shape[0] * ImageRows;
+
+        public float[]? Scale => scale;
+
+        public float[]? Shift => shift;
+
+        public float[]? Factors => factors;
+    }
+
+    /// <summary>Whether it computes this convolution of <paramref name="x"/> [N, C, H, W].</summary>
+    public static bool Fits(Conv2d conv, Tensor x) => Vector512.IsHardwareAccelerated && conv.weight is { } weight && weight.shape is [_, _, 1, 1] && conv.bias is null
+        && conv.groups == 1 && conv.stride is [1, 1] && conv.padding is [0, 0] && x.dim() == 4 && TensorLayout.IsChannelsLast(x) && conv.in_channels % 8 == 0
+        && conv.out_channels % 8 == 0 && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && x.numel() < int.MaxValue / 4;
+
+    /// <summary>The convolution, and the mean and (biased) variance of each of its channels.</summary>
+    public static (Tensor Y, double[] Mean, double[] Variance) Forward<T>(Conv2d conv, Input input) where T : struct, NormKernels.IActivation
+    {
+        var (inputs, outputs) = (input.Channels, (int)conv.out_channels);
+        var (width, distance) = (MatrixKernel.Padded(outputs), MatrixKernel.Spread(inputs));
+        using var weights = Pack(conv, transposed: true);
+        var y = empty([input.X.shape[0], input.X.shape[2], input.X.shape[3], outputs]);
+        var to = TensorLayout.Pointer(y);
+        var most = RowsTogether(inputs + width);
+        var past = NormKernels.IsBeyondCache(to, input.Rows * outputs);
+        var origin = new float[outputs]; // the first row: numbers are counted from there, so that their squares do not drown the variance
+        var all = new double[LabRuntime.Threads][];
+        using (var first = new Floats(MatrixKernel.Rows * (distance + width)))
+        {
+            Read<T>(input, 0, 1, first.Data, distance);
+            var results = first.Data + MatrixKernel.Rows * distance;
+            MatrixKernel.Multiply(first.Data, distance, 1, weights.Data, inputs, width, Maps.Zeros, results, width);
+            new Span<float>(results, outputs).CopyTo(origin);
+        }
+        NormKernels.Ranges(input.Rows, (thread, from, until) =>
+        {
+            var sums = all[thread] = new double[2 * outputs];
+            using Floats left = new((long)(most + MatrixKernel.Rows) * distance, zeros: false), results = new((long)most * width, zeros: false), partial = new(2 * outputs);
+            fixed (float* o = origin)
+                for (var row = from; row < until; row += most)
+                {
+                    var count = (int)Math.Min(most, until - row);
+                    Read<T>(input, row, count, left.Data, distance);
+                    MatrixKernel.Multiply(left.Data, distance, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
+                    Write(results.Data, width, to + row * outputs, count, outputs, o, partial.Data, past);
+                    Take(partial, sums);
+                }
+        });
+        var (mean, variance) = (new double[outputs], new double[outputs]);
+        for (var c = 0; c < outputs; c++)
+        {
+            var shifted = all.Sum(s => s?[c] ?? 0) / input.Rows;
+            variance[c] = Math.Max(0, all.Sum(s => s?[outputs + c] ?? 0) / input.Rows - shifted * shifted);
+            mean[c] = shifted + origin[c];
+        }
+        return (y.permute(0, 3, 1, 2), mean, variance);
+    }
+
+    /// <summary>The way back.</summary>
+    /// <param name="gradient">Of what <see cref="Forward"/> made.</param>
+    /// <param name="mean">Of each channel of the input, for the sums below; null where none are wanted.</param>
+    /// <param name="learns">Whether the weights' gradient is wanted; else it is null.</param>
+    /// <param name="result">Where the gradient of what was read goes, or with <paramref name="mean"/> that gradient times the activation's slope; null for nowhere.</param>
+    /// <returns>The weights' gradient [outputs, inputs], and over all rows the sums a channel of what went to <paramref name="result"/> and of that times x - mean.</returns>
+    public static (Tensor? Weights, double[] Sum, double[] WithX) Backward<T>(Conv2d conv, Input input, Tensor gradient, float[]? mean, bool learns, Tensor? result)
+        where T : struct, NormKernels.IActivation
+    {
+        var (inputs, outputs) = (input.Channels, (int)conv.out_channels);
+        var (width, distance) = (MatrixKernel.Padded(inputs), MatrixKernel.Spread(outputs));
+        using var weights = result is null ? null : Pack(conv, transposed: false);
+        var source = TensorLayout.Pointer(gradient);
+        var to = result is null ? null : TensorLayout.Pointer(result);
+        var most = RowsTogether(2 * width + outputs);
+        var own = new Floats?[LabRuntime.Threads];
+        var all = new double[LabRuntime.Threads][];
+        NormKernels.Ranges(input.Rows, (thread, from, until) =>
+        {
+            var sums = all[thread] = new double[2 * inputs];
+            using Floats right = new((long)(most + MatrixKernel.Rows) * distance, zeros: false), packed = new((long)most * width + 2 * MatrixKernel.Lanes, zeros: false),
+                results = new((long)most * width, zeros: false), partial = new(2 * inputs);
+            own[thread] = learns ? new Floats((long)outputs * width) : null;
+            fixed (float* k = input.Scale, b = input.Shift, m = mean, f = input.Factors)
+                for (var row = from; row < until; row += most)
+                {
+                    var count = (int)Math.Min(most, until - row);
+                    Copy(source + row * outputs, count, outputs, right.Data, distance);
+                    if (weights is not null)
+                        MatrixKernel.Multiply(right.Data, distance, count, weights.Data, outputs, width, Maps.Zeros, results.Data, width);
+                    Back<T>(input, row, count, k, b, m, f, learns ? packed.Data : null, weights is null ? null : results.Data, width, weights is null ? null : to + row * inputs, partial.Data);
+                    if (mean is not null)
+                        Take(partial, sums);
+                    if (own[thread] is { } sum)
+                        MatrixKernel.Multiply(right.Data, 1, outputs, packed.Data, count, width, Maps.Zeros, sum.Data, width, sum.Data, runs: count, apart: distance);
+                }
+        });
+        var (first, second) = (new double[inputs], new double[inputs]);
+        foreach (var sums in all)
+            for (var c = 0; c < inputs && sums is not null; c++)
+                (first[c], second[c]) = (first[c] + sums[c], second[c] + sums[inputs + c]);
+        return (learns ? Sum(own, outputs, inputs, width) : null, first, second);
+    }
+
+    private static int RowsTogether(int floats) => Math.Clamp(Nearby / floats / MatrixKernel.Rows * MatrixKernel.Rows, 2 * MatrixKernel.Rows, MostRows);
+
+    /// <summary>The weights [outputs, inputs], or transposed, as <see cref="MatrixKernel.At"/> says.</summary>
+    private static Floats Pack(Conv2d conv, bool transposed)
+    {
+        var (inputs, outputs) = ((int)conv.in_channels, (int)conv.out_channels);
+        var data = TensorLayout.Pointer(conv.weight!);
+        var (depth, columns) = transposed ? (inputs, outputs) : (outputs, inputs);
+        var width = MatrixKernel.Padded(columns);
+        var packed = new Floats((long)depth * width + 4 * MatrixKernel.Lanes, zeros: width != columns);
+        NormKernels.Ranges(width / MatrixKernel.Lanes, (_, from, until) =>
+        {
+            for (var first = (int)from * MatrixKernel.Lanes; first < Math.Min(columns, until * MatrixKernel.Lanes); first += MatrixKernel.Lanes)
+                for (var row = 0; row < depth; row++)
+                {
+                    var to = packed.Data + MatrixKernel.At(row, first, depth, width);
+                    for (var column = first; column < Math.Min(columns, first + MatrixKernel.Lanes); column++)
+                        *to++ = transposed ? data[(nint)column * inputs + row] : data[(nint)row * inputs + column];
+                }
+        });
+        return packed;
+    }
+
+    /// <summary>The threads' sums as one tensor [outputs, inputs]; frees them.</summary>
+    private static Tensor Sum(Floats?[] parts, int outputs, int inputs, int width)
+    {
+        var sum = empty([outputs, inputs]);
+        var to = TensorLayout.Pointer(sum);
+        var sources = parts.OfType<Floats>().ToList();
+        for (var row = 0; row < outputs; row++)
+            for (var c = 0; c < inputs; c += 8)
+            {
+                var total = Vector256<float>.Zero;
+                foreach (var part in sources)
+                    total += Vector256.Load(part.Data + (nint)row * width + c);
+                total.Store(to + (nint)row * inputs + c);
+            }
+        sources.ForEach(s => s.Dispose());
+        return sum;
+    }
+
+    private static void Take(Floats partial, double[] sums)
+    {
+        var numbers = new Span<float>(partial.Data, sums.Length);
+        for (var i = 0; i < sums.Length; i++)
+            sums[i] += numbers[i];
+        numbers.Clear();
+    }
+
+    private static void Copy(float* from, int rows, int channels, float* to, int distance)
+    {
+        for (var row = 0; row < rows; row++, from += channels, to += distance)
+            new Span<float>(from, channels).CopyTo(new Span<float>(to, channels));
+    }
+
+    private static void Read<T>(Input input, long row, int rows, float* to, int distance) where T : struct, NormKernels.IActivation
+    {
+        var from = input.Data + row * input.Channels;
+        if (input.Scale is null)
+            Copy(from, rows, input.Channels, to, distance);
+        else
+            fixed (float* k = input.Scale, b = input.Shift, f = input.Factors)
+                Read<T>(from, rows, input.Channels, k, b, f, row, input.ImageRows, to, distance);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Read<T>(float* x, int rows, int channels, float* k, float* b, float* f, long first, long imageRows, float* to, int distance) where T : struct, NormKernels.IActivation
+    {
+        for (var row = 0; row < rows; row++, x += channels, to += distance)
+        {
+            var factors = f is null ? null : f + (first + row) / imageRows * channels;
+            for (var c = 0; c < channels; c += 8)
+            {
+                var value = T.Value(Vector256.FusedMultiplyAdd(Vector256.Load(x + c), Vector256.Load(k + c), Vector256.Load(b + c)));
+                (factors is null ? value : value * Vector256.Load(factors + c)).Store(to + c);
+            }
+        }
+    }
+
+    /// <summary>From results to where they stay, adding them and their squares up, counted from an origin.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Write(float* results, int width, float* to, int rows, int channels, float* origin, float* sums, bool past)
+    {
+        const int few = 4;
+        for (var first = 0; first < rows; first += few)
+        {
+            var last = Math.Min(rows, first + few);
+            for (var c = 0; c < channels; c += 8)
+            {
+                var (o, sum, squares) = (Vector256.Load(origin + c), Vector256<float>.Zero, Vector256<float>.Zero);
+                for (var row = first; row < last; row++)
+                {
+                    var y = Vector256.Load(results + row * width + c);
+                    if (past)
+                        y.StoreAlignedNonTemporal(to + (nint)row * channels + c);
+                    else
+                        y.Store(to + (nint)row * channels + c);
+                    var d = y - o;
+                    sum += d;
+                    squares = Vector256.FusedMultiplyAdd(d, d, squares);
+                }
+                (Vector256.Load(sums + c) + sum).Store(sums + c);
+                (Vector256.Load(sums + channels + c) + squares).Store(sums + channels + c);
+            }
+        }
+    }
+
+    /// <summary>The rows that were read once more, as the right matrix of the weights' gradient; their gradient, and its sums.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Back<T>(Input input, long at, int rows, float* k, float* b, float* m, float* f, float* packed, float* results, int width, float* to, float* sums)
+        where T : struct, NormKernels.IActivation
+    {
+        const int few = 4;
+        var (channels, imageRows) = (input.Channels, input.ImageRows);
+        var x = input.Data + at * channels;
+        for (var first = 0; first < rows; first += few)
+        {
+            var last = Math.Min(rows, first + few);
+            for (var c = 0; c < channels; c += 8)
+            {
+                var panel = c & -2 * MatrixKernel.Lanes;
+                var wide = Math.Min(2 * MatrixKernel.Lanes, width - panel);
+                var column = packed + (nint)panel * rows + (c - panel);
+                var (vk, vb, mean) = k is null ? default : (Vector256.Load(k + c), Vector256.Load(b + c), m is null ? default : Vector256.Load(m + c));
+                var (sum, withX) = (Vector256<float>.Zero, Vector256<float>.Zero);
+                for (var row = first; row < last; row++)
+                {
+                    var v = Vector256.Load(x + (nint)row * channels + c);
+                    var (value, slope) = k is null ? (v, Vector256<float>.One) : T.Both(Vector256.FusedMultiplyAdd(v, vk, vb));
+                    if (packed is not null)
+                        (f is null ? value : value * Vector256.Load(f + (at + row) / imageRows * channels + c)).Store(column + row * wide);
+                    if (results is null)
+                        continue;
+                    var g = Vector256.Load(results + row * width + c);
+                    if (m is not null)
+                    {
+                        g *= slope;
+                        sum += g;
+                        withX = Vector256.FusedMultiplyAdd(g, v - mean, withX);
+                    }
+                    g.Store(to + (nint)row * channels + c);
+                }
+                if (m is null)
+                    continue;
+                (Vector256.Load(sums + c) + sum).Store(sums + c);
+                (Vector256.Load(sums + channels + c) + withX).Store(sums + channels + c);
+            }
+        }
+    }
+}
