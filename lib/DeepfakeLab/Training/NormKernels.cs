@@ -164,13 +164,15 @@ internal static unsafe class NormKernels
         Ranges(rows, (_, from, until) =>
         {
             fixed (float* k = scale, b = shift, f = byX, o = constant)
-                Backward<T>(gradient + from * channels, x + from * channels, result + from * channels, masked, until - from, channels, k, b, f, o);
+                Backward<T>(gradient + from * channels, x + from * channels, result + from * channels, channels, masked, until - from, channels, k, b, f, o);
         });
 
+    /// <summary>The same for some rows, on one thread.</summary>
+    /// <param name="distance">From a row of <paramref name="result"/> to the next.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Backward<T>(float* gradient, float* x, float* result, bool masked, long rows, int channels, float* k, float* b, float* f, float* o) where T : struct, IActivation
+    internal static void Backward<T>(float* gradient, float* x, float* result, int distance, bool masked, long rows, int channels, float* k, float* b, float* f, float* o) where T : struct, IActivation
     {
-        for (long row = 0, at = 0; row < rows; row++)
+        for (long row = 0, at = 0; row < rows; row++, result += distance - channels)
             for (var c = 0; c < channels; c += 8, at += 8)
             {
                 var (v, g, vk) = (Vector256.Load(x + at), Vector256.Load(gradient + at), Vector256.Load(k + c));

@@ -40,6 +40,17 @@ internal static unsafe class PointwiseTraining
         public float[]? Factors => factors;
     }
 
+    /// <summary>Puts <paramref name="count"/> rows of a matrix, from <paramref name="row"/> on, at <paramref name="to"/>, <paramref name="distance"/> floats apart.</summary>
+    public delegate void Rows(long row, int count, float* to, int distance);
+
+    /// <summary>The rows of a tensor.</summary>
+    public static Rows RowsOf(Tensor x)
+    {
+        var channels = (int)x.shape[1];
+        var data = TensorLayout.Pointer(x);
+        return (row, count, to, distance) => Copy(data + row * channels, count, channels, to, distance);
+    }
+
     /// <summary>Whether it computes this convolution of <paramref name="x"/> [N, C, H, W].</summary>
     public static bool Fits(Conv2d conv, Tensor x) => Vector512.IsHardwareAccelerated && conv.weight is { } weight && weight.shape is [_, _, 1, 1] && conv.bias is null
         && conv.groups == 1 && conv.stride is [1, 1] && conv.padding is [0, 0] && x.dim() == 4 && TensorLayout.IsChannelsLast(x) && conv.in_channels % 8 == 0
@@ -55,6 +66,7 @@ internal static unsafe class PointwiseTraining
         var to = TensorLayout.Pointer(y);
         var most = RowsTogether(inputs + width);
         var past = NormKernels.IsBeyondCache(to, input.Rows * outputs);
+        var inPlace = input.Scale is null && inputs % 512 != 0;
         var origin = new float[outputs]; // the first row: numbers are counted from there, so that their squares do not drown the variance
         var all = new double[LabRuntime.Threads][];
         using (var first = new Floats(MatrixKernel.Rows * (distance + width)))
@@ -72,8 +84,12 @@ internal static unsafe class PointwiseTraining
                 for (var row = from; row < until; row += most)
                 {
                     var count = (int)Math.Min(most, until - row);
-                    Read<T>(input, row, count, left.Data, distance);
-                    MatrixKernel.Multiply(left.Data, distance, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
+                    if (!(inPlace && count % MatrixKernel.Rows == 0))
+                        Read<T>(input, row, count, left.Data, distance);
+                    if (inPlace && count % MatrixKernel.Rows == 0)
+                        MatrixKernel.Multiply(input.Data + row * inputs, inputs, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
+                    else
+                        MatrixKernel.Multiply(left.Data, distance, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
                     Write(results.Data, width, to + row * outputs, count, outputs, o, partial.Data, past);
                     Take(partial, sums);
                 }
@@ -89,19 +105,19 @@ internal static unsafe class PointwiseTraining
     }
 
     /// <summary>The way back.</summary>
-    /// <param name="gradient">Of what <see cref="Forward"/> made.</param>
+    /// <param name="gradient">Of what <see cref="Forward"/> made: puts some rows of it where they are wanted.</param>
     /// <param name="mean">Of each channel of the input, for the sums below; null where none are wanted.</param>
     /// <param name="learns">Whether the weights' gradient is wanted; else it is null.</param>
     /// <param name="result">Where the gradient of what was read goes, or with <paramref name="mean"/> that gradient times the activation's slope; null for nowhere.</param>
     /// <returns>The weights' gradient [outputs, inputs], and over all rows the sums a channel of what went to <paramref name="result"/> and of that times x - mean.</returns>
-    public static (Tensor? Weights, double[] Sum, double[] WithX) Backward<T>(Conv2d conv, Input input, Tensor gradient, float[]? mean, bool learns, Tensor? result)
+    public static (Tensor? Weights, double[] Sum, double[] WithX) Backward<T>(Conv2d conv, Input input, Rows gradient, float[]? mean, bool learns, Tensor? result)
         where T : struct, NormKernels.IActivation
     {
         var (inputs, outputs) = (input.Channels, (int)conv.out_channels);
         var (width, distance) = (MatrixKernel.Padded(inputs), MatrixKernel.Spread(outputs));
         using var weights = result is null ? null : Pack(conv, transposed: false);
-        var source = TensorLayout.Pointer(gradient);
         var to = result is null ? null : TensorLayout.Pointer(result);
+        var past = to is not null && NormKernels.IsBeyondCache(to, input.Rows * inputs);
         var most = RowsTogether(2 * width + outputs);
         var own = new Floats?[LabRuntime.Threads];
         var all = new double[LabRuntime.Threads][];
@@ -115,10 +131,10 @@ internal static unsafe class PointwiseTraining
                 for (var row = from; row < until; row += most)
                 {
                     var count = (int)Math.Min(most, until - row);
-                    Copy(source + row * outputs, count, outputs, right.Data, distance);
+                    gradient(row, count, right.Data, distance);
                     if (weights is not null)
                         MatrixKernel.Multiply(right.Data, distance, count, weights.Data, outputs, width, Maps.Zeros, results.Data, width);
-                    Back<T>(input, row, count, k, b, m, f, learns ? packed.Data : null, weights is null ? null : results.Data, width, weights is null ? null : to + row * inputs, partial.Data);
+                    Back<T>(input, row, count, k, b, m, f, learns ? packed.Data : null, weights is null ? null : results.Data, width, weights is null ? null : to + row * inputs, past, partial.Data);
                     if (mean is not null)
                         Take(partial, sums);
                     if (own[thread] is { } sum)
@@ -241,7 +257,7 @@ internal static unsafe class PointwiseTraining
 
     /// <summary>The rows that were read once more, as the right matrix of the weights' gradient; their gradient, and its sums.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Back<T>(Input input, long at, int rows, float* k, float* b, float* m, float* f, float* packed, float* results, int width, float* to, float* sums)
+    private static void Back<T>(Input input, long at, int rows, float* k, float* b, float* m, float* f, float* packed, float* results, int width, float* to, bool past, float* sums)
         where T : struct, NormKernels.IActivation
     {
         const int few = 4;
@@ -272,7 +288,10 @@ internal static unsafe class PointwiseTraining
                         sum += g;
                         withX = Vector256.FusedMultiplyAdd(g, v - mean, withX);
                     }
-                    g.Store(to + (nint)row * channels + c);
+                    if (past)
+                        g.StoreAlignedNonTemporal(to + (nint)row * channels + c);
+                    else
+                        g.Store(to + (nint)row * channels + c);
                 }
                 if (m is null)
                     continue;

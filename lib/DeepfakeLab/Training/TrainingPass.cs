@@ -19,6 +19,9 @@ internal sealed class TrainingPass : IDisposable
 {
     /// <summary>What goes back through one piece's end: the gradient of what is left of it, to whatever is before it.</summary>
     private readonly Stack<Action> back = new();
+
+    /// <summary>Of what 1x1 convolutions made: how to read their gradient, where a norm behind has left it to be computed as it is read.</summary>
+    private readonly Dictionary<Tensor, PointwiseTraining.Rows?> unfinished = new(ReferenceEqualityComparer.Instance);
     private readonly DisposeScope scope = NewDisposeScope();
 
     /// <summary>Whether a model is run like that: on a processor in float32.</summary>
@@ -143,6 +146,17 @@ internal sealed class TrainingPass : IDisposable
             var (byX, constant) = batch.Learn(sum, withX);
             if (!x.requires_grad)
                 return;
+            if (unfinished.ContainsKey(x))
+            {
+                float* g = TensorLayout.Pointer(gradient), v = TensorLayout.Pointer(x); // which live as long as x, whose gradient it becomes
+                unfinished[x] = (row, count, to, distance) =>
+                {
+                    fixed (float* k = scale, b = shift, f = byX, o = constant)
+                        NormKernels.Backward<T>(g + row * channels, v + row * channels, to, distance, shortcut is not null, count, channels, k, b, f, o);
+                };
+                Send(gradient, x);
+                return;
+            }
             var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
             NormKernels.Backward<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), TensorLayout.Pointer(result), shortcut is not null, rows, channels, scale, shift, byX, constant);
             Send(result, x);
@@ -271,14 +285,17 @@ internal sealed class TrainingPass : IDisposable
         var (y, mean, variance) = PointwiseTraining.Forward<T>(conv, input);
         var x = input.X;
         if (x.requires_grad || conv.weight!.requires_grad)
+        {
+            unfinished[y] = null;
             GoBack(y, x, null, gradient =>
             {
-                y.Dispose();
                 var result = x.requires_grad ? Like(x) : null;
-                Learn(conv, PointwiseTraining.Backward<T>(conv, input, gradient, null, conv.weight!.requires_grad, result).Weights);
+                Learn(conv, PointwiseTraining.Backward<T>(conv, input, unfinished[y] ?? PointwiseTraining.RowsOf(gradient), null, conv.weight!.requires_grad, result).Weights);
+                Forget(y);
                 if (result is not null)
                     Send(result, x);
             });
+        }
         return (y, (mean, variance));
     }
 
@@ -291,11 +308,13 @@ internal sealed class TrainingPass : IDisposable
         var input = new PointwiseTraining.Input(x, batch.Scale, batch.Shift, scales is null ? null : Numbers(scales));
         var (y, mean, variance) = PointwiseTraining.Forward<T>(conv, input);
         if (learns || conv.weight!.requires_grad)
+        {
+            unfinished[y] = null;
             GoBack(y, x, null, gradient =>
             {
-                y.Dispose();
                 var result = learns ? Like(x) : null;
-                var (weights, sum, withX) = PointwiseTraining.Backward<T>(conv, input, gradient, excitation is null ? batch.Origin : null, conv.weight!.requires_grad, result);
+                var (weights, sum, withX) = PointwiseTraining.Backward<T>(conv, input, unfinished[y] ?? PointwiseTraining.RowsOf(gradient), excitation is null ? batch.Origin : null, conv.weight!.requires_grad, result);
+                Forget(y);
                 Learn(conv, weights);
                 if (result is null)
                     return;
@@ -310,7 +329,14 @@ internal sealed class TrainingPass : IDisposable
                 NormKernels.Backward<T>(TensorLayout.Pointer(result), TensorLayout.Pointer(x), TensorLayout.Pointer(result), masked: true, batch.Images * batch.Rows, batch.Channels, batch.Scale, batch.Shift, byX, constant);
                 Send(result, x);
             });
+        }
         return (y, (mean, variance));
+    }
+
+    private void Forget(Tensor y)
+    {
+        unfinished.Remove(y);
+        y.Dispose();
     }
 
     private static void Learn(Conv2d conv, Tensor? weights)
