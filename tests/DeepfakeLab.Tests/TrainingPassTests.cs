@@ -247,6 +247,50 @@ public sealed class TrainingPassTests
         }
     }
 
+    /// <summary>1x1 convolutions alone and behind a norm: rows that no block divides, channels that fill no register, threads that have none, weights or images that do not learn.</summary>
+    [Fact]
+    public void Convolutions_of_one_place_are_libtorchs_in_float64()
+    {
+        Assert.SkipUnless(Vector512.IsHardwareAccelerated, "It needs registers of 512 bits");
+        foreach (var (n, inputs, outputs, height, width) in ((int, int, int, int, int)[])[(1, 8, 8, 1, 1), (3, 24, 40, 7, 7), (2, 16, 96, 30, 21), (2, 144, 24, 28, 17), (4, 512, 64, 5, 3), (2, 320, 1280, 7, 7), (9, 32, 16, 112, 112)])
+            foreach (var (normed, weightsLearn, imagesLearn) in ((bool, bool, bool)[])[(false, true, true), (true, true, true), (true, false, true), (false, true, false), (false, false, true)])
+            {
+                using var scope = NewDisposeScope();
+                LabRuntime.Seed(n);
+                if (normed && n * height * width == 1)
+                    continue;
+                Sequential Layers(ScalarType type) => normed
+                    ? nn.Sequential(nn.BatchNorm2d(inputs, dtype: type), nn.ReLU6(), nn.Conv2d(inputs, outputs, 1, bias: false, dtype: type), nn.BatchNorm2d(outputs, dtype: type))
+                    : nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias: false, dtype: type));
+                using Sequential own = Layers(ScalarType.Float32), exact = Layers(ScalarType.Float64);
+                exact.load_state_dict(own.state_dict());
+                foreach (var layers in (Sequential[])[own, exact])
+                    layers.modules().OfType<Conv2d>().Single().weight!.requires_grad = weightsLearn;
+                var x = TensorLayout.ChannelsLast(randn(n, inputs, height, width) * 2 + 1).requires_grad_(imagesLearn);
+                var (exactX, weights) = (x.detach().to(ScalarType.Float64).requires_grad_(imagesLearn), randn(n, outputs, height, width));
+                var expected = exact.call(exactX);
+                (expected * weights).sum().backward();
+
+                Assert.True(PointwiseTraining.Fits(own.modules().OfType<Conv2d>().Single(), x));
+                using var pass = new TrainingPass();
+                var y = pass.Chain([own], x);
+                var what = $"{inputs} to {outputs}, {normed} {weightsLearn} {imagesLearn}";
+                Near(expected, y, "output, " + what);
+                pass.Backward((y * weights).sum());
+                if (imagesLearn)
+                    Near(exactX.grad!, x.grad!, "gradient of x, " + what);
+                foreach (var (parameter, exactly) in own.parameters().Zip(exact.parameters()))
+                    if (parameter.requires_grad)
+                        Near(exactly.grad!, parameter.grad!, "gradient of a parameter, " + what);
+                    else
+                        Assert.Null(parameter.grad);
+                foreach (var (buffer, exactly) in own.buffers().Zip(exact.buffers()))
+                    Near(exactly.to(ScalarType.Float64), buffer, "statistics, " + what);
+            }
+        using var strided = nn.Conv2d(16, 16, 1, stride: 2, bias: false);
+        Assert.False(PointwiseTraining.Fits(strided, TensorLayout.ChannelsLast(zeros(1, 16, 4, 4))));
+    }
+
     /// <summary>A network of each kind of block against the same in float64: no further away than libtorch's own float32 layers, and never far.</summary>
     /// <remarks>Two draws of three: where a number at a ReLU lies within rounding of zero, gradients are apart by a hundredth, libtorch's as often (ResNet-18: one draw of three).</remarks>
     [Theory]
@@ -316,6 +360,7 @@ public sealed class TrainingPassTests
         if (Vector512.IsHardwareAccelerated)
         {
             Convolutions_by_Winograd_are_libtorchs_in_float64();
+            Convolutions_of_one_place_are_libtorchs_in_float64();
             Grouped_convolutions_are_libtorchs_in_float64();
         }
         using var scope = NewDisposeScope();

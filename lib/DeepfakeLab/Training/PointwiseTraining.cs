@@ -19,6 +19,9 @@ internal static unsafe class PointwiseTraining
     /// <summary>Rows taken together at most: as many as are added in float32.</summary>
     private const int MostRows = 8 * MatrixKernel.Rows;
 
+    /// <summary>Weights beyond this many are libtorch's: each thread's sums of their gradient would go through memory again and again.</summary>
+    private const int MostWeights = 1 << 19;
+
     /// <summary>What a convolution reads: rows of numbers, each through factor * activation(scale x + shift) where there is a scale.</summary>
     /// <param name="factors">One for each channel of each image; null for 1.</param>
     public sealed class Input(Tensor x, float[]? scale = null, float[]? shift = null, float[]? factors = null)
@@ -54,7 +57,7 @@ internal static unsafe class PointwiseTraining
     /// <summary>Whether it computes this convolution of <paramref name="x"/> [N, C, H, W].</summary>
     public static bool Fits(Conv2d conv, Tensor x) => Vector512.IsHardwareAccelerated && conv.weight is { } weight && weight.shape is [_, _, 1, 1] && conv.bias is null
         && conv.groups == 1 && conv.stride is [1, 1] && conv.padding is [0, 0] && x.dim() == 4 && TensorLayout.IsChannelsLast(x) && conv.in_channels % 8 == 0
-        && conv.out_channels % 8 == 0 && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && x.numel() < int.MaxValue / 4;
+        && conv.out_channels % 8 == 0 && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && conv.in_channels * conv.out_channels <= MostWeights && x.numel() < int.MaxValue / 4;
 
     /// <summary>The convolution, and the mean and (biased) variance of each of its channels.</summary>
     public static (Tensor Y, double[] Mean, double[] Variance) Forward<T>(Conv2d conv, Input input) where T : struct, NormKernels.IActivation
@@ -66,7 +69,7 @@ internal static unsafe class PointwiseTraining
         var to = TensorLayout.Pointer(y);
         var most = RowsTogether(inputs + width);
         var past = NormKernels.IsBeyondCache(to, input.Rows * outputs);
-        var inPlace = input.Scale is null && inputs % 512 != 0;
+        var inPlace = input.Scale is null && MatrixKernel.Spread(inputs) == MatrixKernel.Padded(inputs);
         var origin = new float[outputs]; // the first row: numbers are counted from there, so that their squares do not drown the variance
         var all = new double[LabRuntime.Threads][];
         using (var first = new Floats(MatrixKernel.Rows * (distance + width)))
@@ -84,12 +87,10 @@ internal static unsafe class PointwiseTraining
                 for (var row = from; row < until; row += most)
                 {
                     var count = (int)Math.Min(most, until - row);
-                    if (!(inPlace && count % MatrixKernel.Rows == 0))
+                    var direct = inPlace && count % MatrixKernel.Rows == 0; // else it would read behind the last row
+                    if (!direct)
                         Read<T>(input, row, count, left.Data, distance);
-                    if (inPlace && count % MatrixKernel.Rows == 0)
-                        MatrixKernel.Multiply(input.Data + row * inputs, inputs, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
-                    else
-                        MatrixKernel.Multiply(left.Data, distance, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
+                    MatrixKernel.Multiply(direct ? input.Data + row * inputs : left.Data, direct ? inputs : distance, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
                     Write(results.Data, width, to + row * outputs, count, outputs, o, partial.Data, past);
                     Take(partial, sums);
                 }

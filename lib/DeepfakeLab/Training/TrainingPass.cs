@@ -51,7 +51,7 @@ internal sealed class TrainingPass : IDisposable
 
     /// <param name="drop">Probability that the branch of an image is dropped.</param>
     /// <param name="pools">Whether the maps' means [N, C] are wanted and not the maps, where a norm ends the chain; other ends give maps still.</param>
-    private Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? shortcut = null, bool endsInReLU = false, double drop = 0, bool pools = false)
+    internal Tensor Chain(IEnumerable<nn.Module> modules, Tensor x, Tensor? shortcut = null, bool endsInReLU = false, double drop = 0, bool pools = false)
     {
         var layers = Flatten(modules).ToList();
         (double[] Mean, double[] Variance)? statistics = null; // of x, where a convolution has counted them
