@@ -252,7 +252,7 @@ public sealed class TrainingPassTests
     public void Convolutions_of_one_place_are_libtorchs_in_float64()
     {
         Assert.SkipUnless(Vector512.IsHardwareAccelerated, "It needs registers of 512 bits");
-        foreach (var (n, inputs, outputs, height, width) in ((int, int, int, int, int)[])[(1, 8, 8, 1, 1), (3, 24, 40, 7, 7), (2, 16, 96, 30, 21), (2, 144, 24, 28, 17), (4, 512, 64, 5, 3), (2, 320, 1280, 7, 7), (9, 32, 16, 112, 112)])
+        foreach (var (n, inputs, outputs, height, width) in ((int, int, int, int, int)[])[(1, 8, 24, 1, 1), (3, 24, 40, 7, 7), (2, 16, 96, 30, 21), (2, 144, 24, 28, 17), (4, 512, 64, 5, 3), (2, 320, 1280, 7, 7), (9, 16, 32, 112, 112)])
             foreach (var (normed, weightsLearn, imagesLearn) in ((bool, bool, bool)[])[(false, true, true), (true, true, true), (true, false, true), (false, true, false), (false, false, true)])
             {
                 using var scope = NewDisposeScope();

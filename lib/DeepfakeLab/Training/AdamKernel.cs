@@ -30,9 +30,9 @@ internal static unsafe class AdamKernel
     public static void Step(IReadOnlyList<Numbers> all)
     {
         (Numbers Of, long From)[] blocks = [.. all.SelectMany(n => Enumerable.Range(0, (int)((n.Count + Block - 1) / Block)).Select(i => (n, (long)i * Block)))];
-        Parallel.ForEach(blocks, new ParallelOptions { MaxDegreeOfParallelism = LabRuntime.Threads }, block =>
+        Team.ForEach(blocks.Length, block =>
         {
-            var (n, from) = block;
+            var (n, from) = blocks[block];
             Step((float*)n.Value + from, (float*)n.Gradient + from, (float*)n.Mean + from, (float*)n.Square + from, (int)Math.Min(Block, n.Count - from), n.Factors);
         });
     }

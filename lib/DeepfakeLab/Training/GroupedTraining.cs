@@ -58,7 +58,7 @@ internal static unsafe class GroupedTraining
         var size = (nint)blocks * blocks * inputs * Taps * MatrixKernel.Lanes; // of a unit's sums: [outputs, inputs, taps, 16], a block after the other
         using var permutations = Permutations(inputs);
         using var sums = new Floats(parts * units * size);
-        Winograd.Share(parts * slabs, item =>
+        Team.ForEach(parts * slabs, item =>
         {
             using Floats gradients = new(blocks * plane, zeros: false), pixels = new(blocks * around, zeros: false);
             var (part, slab) = (item / slabs, item % slabs);
@@ -69,7 +69,7 @@ internal static unsafe class GroupedTraining
         });
         var weights = empty([to.Channels, Kernel, Kernel, group]);
         var numbers = TensorLayout.Pointer(weights);
-        Winograd.Share(units, unit =>
+        Team.ForEach(units, unit =>
         {
             for (var i = 0; i < size; i++)
             {

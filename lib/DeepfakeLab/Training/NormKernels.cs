@@ -268,9 +268,6 @@ internal static unsafe class NormKernels
     internal static void Ranges(long rows, Action<int, long, long> work)
     {
         var threads = LabRuntime.Threads;
-        if (threads == 1)
-            work(0, 0, rows);
-        else
-            Parallel.For(0, threads, t => work(t, t * rows / threads, (t + 1) * rows / threads));
+        Team.ForEach(threads, t => work(t, t * rows / threads, (t + 1) * rows / threads));
     }
 }

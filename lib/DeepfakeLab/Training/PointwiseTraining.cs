@@ -22,6 +22,9 @@ internal static unsafe class PointwiseTraining
     /// <summary>Weights beyond this many are libtorch's: each thread's sums of their gradient would go through memory again and again.</summary>
     private const int MostWeights = 1 << 19;
 
+    /// <summary>With fewer, most of a block of sums is empty on the way back: libtorch's kernels have narrower ones.</summary>
+    private const int FewestOutputs = 24;
+
     /// <summary>What a convolution reads: rows of numbers, each through factor * activation(scale x + shift) where there is a scale.</summary>
     /// <param name="factors">One for each channel of each image; null for 1.</param>
     public sealed class Input(Tensor x, float[]? scale = null, float[]? shift = null, float[]? factors = null)
@@ -57,7 +60,7 @@ internal static unsafe class PointwiseTraining
     /// <summary>Whether it computes this convolution of <paramref name="x"/> [N, C, H, W].</summary>
     public static bool Fits(Conv2d conv, Tensor x) => Vector512.IsHardwareAccelerated && conv.weight is { } weight && weight.shape is [_, _, 1, 1] && conv.bias is null
         && conv.groups == 1 && conv.stride is [1, 1] && conv.padding is [0, 0] && x.dim() == 4 && TensorLayout.IsChannelsLast(x) && conv.in_channels % 8 == 0
-        && conv.out_channels % 8 == 0 && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && conv.in_channels * conv.out_channels <= MostWeights && x.numel() < int.MaxValue / 4;
+        && conv.out_channels % 8 == 0 && conv.out_channels >= FewestOutputs && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && conv.in_channels * conv.out_channels <= MostWeights && x.numel() < int.MaxValue / 4;
 
     /// <summary>The convolution, and the mean and (biased) variance of each of its channels.</summary>
     public static (Tensor Y, double[] Mean, double[] Variance) Forward<T>(Conv2d conv, Input input) where T : struct, NormKernels.IActivation
@@ -95,11 +98,11 @@ internal static unsafe class PointwiseTraining
                     Take(partial, sums);
                 }
         });
-        var (mean, variance) = (new double[outputs], new double[outputs]);
+        var (mean, variance) = Sum(all, outputs);
         for (var c = 0; c < outputs; c++)
         {
-            var shifted = all.Sum(s => s?[c] ?? 0) / input.Rows;
-            variance[c] = Math.Max(0, all.Sum(s => s?[outputs + c] ?? 0) / input.Rows - shifted * shifted);
+            var shifted = mean[c] / input.Rows;
+            variance[c] = Math.Max(0, variance[c] / input.Rows - shifted * shifted);
             mean[c] = shifted + origin[c];
         }
         return (y.permute(0, 3, 1, 2), mean, variance);
@@ -142,10 +145,7 @@ internal static unsafe class PointwiseTraining
                         MatrixKernel.Multiply(right.Data, 1, outputs, packed.Data, count, width, Maps.Zeros, sum.Data, width, sum.Data, runs: count, apart: distance);
                 }
         });
-        var (first, second) = (new double[inputs], new double[inputs]);
-        foreach (var sums in all)
-            for (var c = 0; c < inputs && sums is not null; c++)
-                (first[c], second[c]) = (first[c] + sums[c], second[c] + sums[inputs + c]);
+        var (first, second) = Sum(all, inputs);
         return (learns ? Sum(own, outputs, inputs, width) : null, first, second);
     }
 
@@ -188,6 +188,16 @@ internal static unsafe class PointwiseTraining
             }
         sources.ForEach(s => s.Dispose());
         return sum;
+    }
+
+    /// <summary>The threads' two sums a channel.</summary>
+    private static (double[] First, double[] Second) Sum(double[][] parts, int channels)
+    {
+        var (first, second) = (new double[channels], new double[channels]);
+        foreach (var sums in parts)
+            for (var c = 0; c < channels; c++)
+                (first[c], second[c]) = (first[c] + sums[c], second[c] + sums[channels + c]);
+        return (first, second);
     }
 
     private static void Take(Floats partial, double[] sums)

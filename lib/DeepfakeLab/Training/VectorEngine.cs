@@ -109,7 +109,7 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     private void RunByImage(List<VectorStep> group, float* pixels, long apart, int images)
     {
         var next = 0;
-        Parallel.For(0, threads, worker =>
+        Team.ForEach(threads, worker =>
         {
             for (int image; (image = Interlocked.Increment(ref next) - 1) < images;)
                 foreach (var step in group)
@@ -128,7 +128,7 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
             for (; next < items; next++)
                 step.Run(next, part, scratch[0].Data);
         else
-            Parallel.For(0, Math.Min(items, threads), worker =>
+            Team.ForEach(Math.Min(items, threads), worker =>
             {
                 for (int item; (item = Interlocked.Increment(ref next) - 1) < items;)
                     step.Run(item, part, scratch[worker].Data);

@@ -123,9 +123,6 @@ internal sealed unsafe class Winograd : VectorStep
     /// <summary>Floats from one place's matrix of weights to the next.</summary>
     public static nint Matrix(int depth, int columns) => (nint)depth * columns + MatrixKernel.Lanes;
 
-    /// <summary>Deals items out to the library's threads.</summary>
-    public static void Share(int items, Action<int> work) => Parallel.For(0, items, new ParallelOptions { MaxDegreeOfParallelism = LabRuntime.Threads }, work);
-
     /// <summary>G g G^T of each kernel: 36 matrices [depth, columns], as <see cref="MatrixKernel.At"/> says.</summary>
     /// <param name="kernels">The first kernel's first number.</param>
     /// <param name="tap">From one of a kernel's nine numbers to the next; <paramref name="row"/> and <paramref name="column"/>: from a matrix's row or column to the next.</param>
@@ -133,7 +130,7 @@ internal sealed unsafe class Winograd : VectorStep
     public static Floats Transform(float* kernels, nint tap, nint row, nint column, int depth, int count, int columns)
     {
         var result = new Floats(Places * Matrix(depth, columns), zeros: false);
-        Share(columns / MatrixKernel.Lanes, block =>
+        Team.ForEach(columns / MatrixKernel.Lanes, block =>
         {
             var taps = stackalloc float[9 * MatrixKernel.Lanes];
             var half = stackalloc float[3 * Side * MatrixKernel.Lanes];

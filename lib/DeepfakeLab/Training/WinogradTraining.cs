@@ -58,7 +58,7 @@ internal static unsafe class WinogradTraining
         {
             var (begin, tiles) = (first * down * across, Math.Min(part, images - first) * down * across);
             var adds = first > 0;
-            Winograd.Share(tiles, tile =>
+            Team.ForEach(tiles, tile =>
             {
                 var near = stackalloc float*[Winograd.Places];
                 var half = stackalloc float[Winograd.Places * MatrixKernel.Lanes];
@@ -73,7 +73,7 @@ internal static unsafe class WinogradTraining
                     Winograd.TransformGradient(near, channel, half, gradients.Data + (nint)tile * distance + channel, left);
             });
             var blocks = (outputs + RowsOfItem - 1) / RowsOfItem;
-            Winograd.Share(Winograd.Places * blocks, item =>
+            Team.ForEach(Winograd.Places * blocks, item =>
             {
                 var (place, row) = (item / blocks, item % blocks * RowsOfItem);
                 var result = sums.Data + place * sum + (nint)row * inputs;
@@ -83,7 +83,7 @@ internal static unsafe class WinogradTraining
         }
         var weights = empty([outputs, 3, 3, inputs]);
         var numbers = TensorLayout.Pointer(weights);
-        Winograd.Share(outputs, output =>
+        Team.ForEach(outputs, output =>
         {
             var half = stackalloc float[Winograd.Places * MatrixKernel.Lanes];
             for (var channel = 0; channel < inputs; channel += MatrixKernel.Lanes)
@@ -106,7 +106,7 @@ internal static unsafe class WinogradTraining
     {
         var part = new Part(null, 0, images, LabRuntime.Threads);
         var scratch = new ThreadLocal<Floats>(() => new Floats(step.Scratch, zeros: false), trackAllValues: true);
-        Winograd.Share(step.Items(part), item => step.Run(item, part, scratch.Value!.Data));
+        Team.ForEach(step.Items(part), item => step.Run(item, part, scratch.Value!.Data));
         foreach (var own in scratch.Values)
             own.Dispose();
         scratch.Dispose();
