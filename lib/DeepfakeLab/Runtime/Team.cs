@@ -45,7 +45,7 @@ internal static class Team
         }
     }
 
-    /// <summary>Runs <paramref name="work"/> for 0 to <paramref name="count"/> - 1, on as many threads as the library may use; the first error is thrown when all have ended.</summary>
+    /// <summary>Runs <paramref name="work"/> for 0 to <paramref name="count"/> - 1, on as many threads as the library may use; the first error is thrown when no thread works any more.</summary>
     /// <remarks>Where another loop is under way, as when work itself has a loop, all of it is done by the thread that asks.</remarks>
     public static void ForEach(int count, Action<int> work)
     {
