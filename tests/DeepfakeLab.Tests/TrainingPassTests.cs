@@ -247,6 +247,20 @@ public sealed class TrainingPassTests
         }
     }
 
+    /// <summary>MKL's products round by where in a cache line their numbers begin; an array may begin anywhere.</summary>
+    [Fact]
+    public unsafe void Numbers_of_ours_begin_at_a_cache_line_in_torch()
+    {
+        using var scope = NewDisposeScope();
+        for (var i = 1; i < 100; i++)
+        {
+            float[] values = [.. Enumerable.Range(0, i).Select(v => v / 3f)];
+            var copy = TensorLayout.Copy(values, [i]);
+            Assert.Equal(0, (nint)TensorLayout.Pointer(copy) % 64);
+            Assert.Equal(values, copy.data<float>().ToArray());
+        }
+    }
+
     /// <summary>1x1 convolutions alone and behind a norm: rows that no block divides, channels that fill no register, threads that have none, weights or images that do not learn.</summary>
     [Fact]
     public void Convolutions_of_one_place_are_libtorchs_in_float64()

@@ -171,7 +171,8 @@ public sealed record Augmentation
             var s = 1 / d.Zoom;
             return new[] { (float)(cos * s), (float)(-sin * s), 0f, (float)(sin * s), (float)(cos * s), 0f };
         }).ToArray();
-        using var theta = tensor(matrices, [draws.Length, 2, 3], device: images.device);
+        using var own = TensorLayout.Copy(matrices, [draws.Length, 2, 3]);
+        using var theta = own.to(images.device);
         using var grid = nn.functional.affine_grid(theta, images.shape, align_corners: false);
         return nn.functional.grid_sample(images, grid, GridSampleMode.Bilinear, GridSamplePaddingMode.Reflection, align_corners: false);
     }

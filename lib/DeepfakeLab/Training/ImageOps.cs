@@ -29,7 +29,8 @@ internal static class ImageOps
         var (h, w) = ((double)images.shape[2], (double)images.shape[3]);
         // affine_grid counts from -1 to 1 along each side
         var values = matrices.SelectMany(m => (float[])[(float)m[0], (float)(m[1] * h / w), (float)(m[2] * 2 / w), (float)(m[3] * w / h), (float)m[4], (float)(m[5] * 2 / h)]).ToArray();
-        using var theta = tensor(values, [matrices.Count, 2, 3], device: images.device);
+        using var own = TensorLayout.Copy(values, [matrices.Count, 2, 3]);
+        using var theta = own.to(images.device);
         using var grid = nn.functional.affine_grid(theta, images.shape, align_corners: false);
         return nn.functional.grid_sample(images, grid, GridSampleMode.Bilinear, padding, align_corners: false);
     }

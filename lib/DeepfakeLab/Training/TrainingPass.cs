@@ -186,7 +186,7 @@ internal sealed class TrainingPass : IDisposable
     /// <summary>The means [N, C] of what the norm makes, and the factors that squeeze and excitation make of them.</summary>
     private static unsafe (Tensor Means, Tensor Scales) Excite<T>(Layers.SqueezeExcitation excitation, Normalised batch, Tensor x, bool learns) where T : struct, NormKernels.IActivation
     {
-        var means = tensor(ScaledKernels.Means<T>(TensorLayout.Pointer(x), batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift), [batch.Images, batch.Channels], requires_grad: learns);
+        var means = TensorLayout.Copy(ScaledKernels.Means<T>(TensorLayout.Pointer(x), batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift), [batch.Images, batch.Channels], learns);
         return (means, excitation.Steps.Aggregate(means, (m, step) => step is Conv2d full ? nn.functional.linear(m, full.weight!.flatten(1), full.bias) : ((nn.Module<Tensor, Tensor>)step).call(m)));
     }
 
@@ -197,7 +197,7 @@ internal sealed class TrainingPass : IDisposable
         var offsets = new float[images * channels];
         if (means is not null)
         {
-            scales.backward([tensor(ScaledKernels.Joined(sums, channels), [images, channels])]);
+            scales.backward([TensorLayout.Copy(ScaledKernels.Joined(sums, channels), [images, channels])]);
             offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
         }
         Back<T>(batch, x, gradient, sums, factors, offsets, over);
@@ -207,7 +207,7 @@ internal sealed class TrainingPass : IDisposable
     private unsafe Tensor Pooled<T>(Normalised batch, Tensor x) where T : struct, NormKernels.IActivation
     {
         var (images, rows, channels) = (batch.Images, batch.Rows, batch.Channels);
-        var means = tensor(ScaledKernels.Means<T>(TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift), [images, channels]);
+        var means = TensorLayout.Copy(ScaledKernels.Means<T>(TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift), [images, channels]);
         if (!x.requires_grad && !batch.Learns)
             return means;
         GoBack(means, x, null, gradient =>
@@ -272,7 +272,7 @@ internal sealed class TrainingPass : IDisposable
             y.Dispose();
             var result = x.requires_grad ? Like(x) : null;
             var filters = DepthwiseKernel.Backward(TensorLayout.Pointer(gradient), conv.weight!.requires_grad ? TensorLayout.Pointer(x) : null, result is null ? null : TensorLayout.Pointer(result), Numbers(conv.weight!), shape);
-            Add(conv.weight!, () => tensor(filters, conv.weight!.shape));
+            Add(conv.weight!, () => TensorLayout.Copy(filters, conv.weight!.shape));
             if (result is not null)
                 Send(result, x);
         });
@@ -407,8 +407,8 @@ internal sealed class TrainingPass : IDisposable
         /// <param name="withX">Of the gradient times x - mean.</param>
         public (float[] ByX, float[] Constant) Learn(double[] sum, double[] withX)
         {
-            Add(norm.weight!, () => tensor(withX.Zip(inverse, (s, i) => (float)(s * i)).ToArray()));
-            Add(norm.bias!, () => tensor(Array.ConvertAll(sum, s => (float)s)));
+            Add(norm.weight!, () => TensorLayout.Copy([.. withX.Zip(inverse, (s, i) => (float)(s * i))], [Channels]));
+            Add(norm.bias!, () => TensorLayout.Copy(Array.ConvertAll(sum, s => (float)s), [Channels]));
             var (rows, byX, constant) = (Images * Rows, new float[Channels], new float[Channels]);
             for (var c = 0; c < Channels; c++)
             {
