@@ -70,11 +70,11 @@ internal static class EvaluateCommand
             if (images.Length == 0)
                 throw new DataException(folders.Length == 1 ? "The run has seen every image of the folder" : "Every image of the folder was seen by one of the runs", dataset.Root, "Give images they were not trained on");
             return (dataset, [.. runs.Select((run, i) => (Name(folders, i), EvaluationReport.From(
-                Predictor.Predict(run.Model, images, run.Preprocessing, run.FakeClass, run.MirrorScores, cancellation), isSample: dataset.IsSample)))]);
+                Predictor.Predict(run.Members, images, run.Preprocessing, run.FakeClass, run.MirrorScores, cancellation), isSample: dataset.IsSample)))]);
         }
         finally
         {
-            runs.ForEach(run => run.Model.Dispose());
+            runs.ForEach(run => run.Dispose());
         }
     }
 

@@ -40,8 +40,7 @@ internal static class PredictCommand
 
     private static int Run(string run, string[] images, string format, CancellationToken cancellation)
     {
-        var saved = RunFolder.Open(run);
-        using var model = saved.Model;
+        using var saved = RunFolder.Open(run);
         if (format == "csv")
             Console.WriteLine("image,label,fake_probability,error");
         var (failed, answers) = (false, 0);

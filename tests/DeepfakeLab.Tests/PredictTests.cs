@@ -20,7 +20,7 @@ public sealed class PredictTests(ExportTests.TrainedRun trained) : IClassFixture
         OnnxTests.Shake(model);
         var opened = RunFolder.Open(trained.Folder["run"]);
         opened.Model.Dispose();
-        var run = opened with { Model = model };
+        var run = opened with { Members = [model] };
         var answers = PictureStream.Predict(run, all, TestContext.Current.CancellationToken).ToList();
         Assert.Equal(all, answers.Select(a => a.Picture));
         Assert.Equal([folder["broken.jpg"], folder["absent.png"]], answers.Where(a => a.Error is not null).Select(a => a.Picture));

@@ -141,7 +141,7 @@ internal static class Side
         using (var weights = Checkpoint.Read((string)job["file"]!))
             weights.LoadInto(model);
         model.eval();
-        var run = new SavedRun(model, Preprocessing.Square(size), ["fake", "real"], 0, MirrorScores: true, new HashSet<string>());
+        var run = new SavedRun([model], Preprocessing.Square(size), ["fake", "real"], 0, MirrorScores: true, new HashSet<string>());
         var files = Files(job);
         var answers = PictureStream.Predict(run, files).Select(a => a.Probabilities![0]);
         return new Work(() => PictureStream.Predict(run, files).Count(), files.Length, new JsonObject { ["answers"] = Values(answers) });

@@ -44,8 +44,8 @@ public static class ModelExport
     {
         using var scope = NewDisposeScope();
         using var frozen = no_grad();
-        var saved = RunFolder.Open(run);
-        using var model = saved.Model;
+        using var saved = RunFolder.Open(run);
+        _ = saved.Model; // says what to do where the run is an ensemble
         var record = JsonNode.Parse(File.ReadAllText(Path.Combine(run, RunFolder.RecordFile)))!; // Open has looked at it
         action(saved, record);
     }

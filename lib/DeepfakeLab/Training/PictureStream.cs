@@ -171,27 +171,30 @@ public static class PictureStream
         }
     }
 
-    /// <summary>The model, which a faster engine takes over where there is one (its features are within 1e-5 of torch's) and there are pictures enough to pay for handing it over.</summary>
+    /// <summary>The models, which a faster engine takes over where there is one (its features are within 1e-5 of torch's) and there are pictures enough to pay for handing it over.</summary>
     private sealed class Answerer(SavedRun run) : IDisposable
     {
-        private FrozenPrefix? fast;
+        private readonly List<FrozenPrefix> fast = []; // one a member, or none
         private int answered;
 
         public List<PictureAnswer> Answer(List<Decoded> batch)
         {
-            if (fast is null && answered >= BatchSize && batch.Count == BatchSize && run.Preprocessing.OutputSize is not null
+            if (fast.Count == 0 && answered >= BatchSize && batch.Count == BatchSize && run.Preprocessing.OutputSize is not null
                 && LabRuntime.Device.type == DeviceType.CPU)
-                fast = new FrozenPrefix(run.Model, run.Model.Stages[^1]);
+                foreach (var model in run.Members)
+                    fast.Add(new FrozenPrefix(model, model.Stages[^1]));
             answered += batch.Count;
             var answers = new Dictionary<Decoded, double[]>(ReferenceEqualityComparer.Instance);
-            var most = fast is { IsFast: true } || LabRuntime.Device.type != DeviceType.CPU ? BatchSize : LayersBatchSize;
+            var most = IsFast || LabRuntime.Device.type != DeviceType.CPU ? BatchSize : LayersBatchSize;
             foreach (var same in batch.Where(d => d.Image is not null).GroupBy(d => (d.Image!.Width, d.Image.Height)).SelectMany(g => g.Chunk(most)))
                 foreach (var (decoded, row) in same.Zip(Probabilities([.. same.Select(d => d.Image!)])))
                     answers[decoded] = row;
             return [.. batch.Select(d => new PictureAnswer(d.Picture, answers.GetValueOrDefault(d), d.Error))];
         }
 
-        public void Dispose() => fast?.Dispose();
+        public void Dispose() => fast.ForEach(f => f.Dispose());
+
+        private bool IsFast => fast is [{ IsFast: true }, ..];
 
         private double[][] Probabilities(RgbImage[] images)
         {
@@ -199,13 +202,13 @@ public static class PictureStream
             using var none = inference_mode();
             var bytes = stack(images.Select(Preprocessing.ToTensor)).to(LabRuntime.Device);
             var input = run.Preprocessing.Normalize(bytes);
-            var p = Softmax(input);
-            return Predictor.Rows(run.MirrorScores ? (p + Softmax(input.flip(3))) / 2 : p);
+            Tensor[] sides = run.MirrorScores ? [input, input.flip(3)] : [input];
+            return Predictor.Rows(stack(run.Members.SelectMany((model, i) => sides.Select(side => Softmax(model, i, side)))).mean([0]));
         }
 
-        private Tensor Softmax(Tensor input)
+        private Tensor Softmax(VisionModel model, int i, Tensor input)
         {
-            var logits = fast is { IsFast: true } ? run.Model.ForwardFrom(fast.Run(input), run.Model.Stages[^1]) : run.Model.call(TensorLayout.ChannelsLast(input));
+            var logits = IsFast ? model.ForwardFrom(fast[i].Run(input), model.Stages[^1]) : model.call(TensorLayout.ChannelsLast(input));
             return logits.to(ScalarType.Float64).softmax(1);
         }
     }

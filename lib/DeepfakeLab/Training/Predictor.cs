@@ -30,8 +30,26 @@ public static class Predictor
     public static IReadOnlyList<Prediction> Predict(
         VisionModel model, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, int fakeClass, bool mirrorScores, CancellationToken cancellation = default,
         bool trainingMode = false) =>
-        [.. Probabilities(model, images, preprocessing, mirrorScores, cancellation, trainingMode)
-            .Zip(images, (p, image) => new Prediction(image, image.Label == fakeClass, p[fakeClass]))];
+        Predictions(Probabilities(model, images, preprocessing, mirrorScores, cancellation, trainingMode), images, fakeClass);
+
+    private static Prediction[] Predictions(double[][] probabilities, IReadOnlyList<FaceImage> images, int fakeClass) =>
+        [.. probabilities.Zip(images, (p, image) => new Prediction(image, image.Label == fakeClass, p[fakeClass]))];
+
+    /// <summary>The mean over an ensemble's members of how probable each holds each class for each image.</summary>
+    /// <inheritdoc cref="Probabilities(VisionModel, IReadOnlyList{FaceImage}, Preprocessing, bool, CancellationToken, bool)"/>
+    public static double[][] Probabilities(
+        IReadOnlyList<VisionModel> models, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation = default)
+    {
+        using var linked = CancellationTokenSource.CreateLinkedTokenSource(cancellation, LabProgress.Interrupt);
+        using var store = new ImageStore(images, preprocessing, linked.Token);
+        double[][][] each = [.. models.Select(m => Probabilities(m.to(LabRuntime.Device), store, preprocessing, mirrorScores, linked.Token))];
+        return [.. images.Select((_, i) => each[0][i].Select((_, k) => each.Average(p => p[i][k])).ToArray())];
+    }
+
+    /// <summary>Scores images by an ensemble's mean for an <see cref="EvaluationReport"/>.</summary>
+    public static IReadOnlyList<Prediction> Predict(
+        IReadOnlyList<VisionModel> models, IReadOnlyList<FaceImage> images, Preprocessing preprocessing, int fakeClass, bool mirrorScores, CancellationToken cancellation = default) =>
+        Predictions(Probabilities(models, images, preprocessing, mirrorScores, cancellation), images, fakeClass);
 
     internal static double[][] Probabilities(
         VisionModel model, ImageStore images, Preprocessing preprocessing, bool mirrorScores, CancellationToken cancellation, bool trainingMode = false)

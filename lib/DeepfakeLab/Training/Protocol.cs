@@ -9,7 +9,7 @@ namespace DeepfakeLab;
 /// <summary>One training of several, tested on images that it had not seen.</summary>
 /// <param name="Seed">Of split and training.</param>
 /// <param name="Fold">From 1; 1 where there are no folds.</param>
-/// <param name="Best">The epoch that validation chose.</param>
+/// <param name="Best">The epoch that validation chose; of an ensemble's first member.</param>
 /// <param name="Threshold">The threshold that validation chose.</param>
 /// <param name="Test">The test figures at that threshold, without intervals.</param>
 public sealed record ProtocolRun(long Seed, int Fold, EpochFigures Best, double Threshold, EvaluationReport Test);
@@ -133,6 +133,8 @@ public static class Protocol
     internal static ProtocolRun Train(
         FaceDataset data, DataSplit split, int fold, Func<VisionModel> model, Recipe recipe, FitOptions options, Action<EpochFigures>? onEpoch, CancellationToken cancellation)
     {
+        if (recipe.Members > 1)
+            return TrainEnsemble(data, split, fold, model, recipe, options, onEpoch, cancellation);
         LabRuntime.Seed((long)(SeededRandom.Combine(options.Seed, fold) >> 1)); // the new head's first weights
         using var fresh = model();
         var run = Trainer.Fit(fresh, split, recipe, options, onEpoch, cancellation);
@@ -141,6 +143,33 @@ public static class Protocol
 
         IReadOnlyList<Prediction> Predict(IReadOnlyList<FaceImage> images) =>
             Predictor.Predict(fresh, images, run.Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation, recipe.ScoreInTrainingMode);
+    }
+
+    private static ProtocolRun TrainEnsemble(
+        FaceDataset data, DataSplit split, int fold, Func<VisionModel> model, Recipe recipe, FitOptions options, Action<EpochFigures>? onEpoch, CancellationToken cancellation)
+    {
+        EnsembleRun run;
+        try
+        {
+            run = Ensemble.Fit(model, split, recipe, options, (_, e) => onEpoch?.Invoke(e), cancellation);
+        }
+        catch (EnsembleStoppedException stopped)
+        {
+            Dispose(stopped.Run);
+            throw;
+        }
+        try
+        {
+            var threshold = ChooseThreshold(run.OutOfFold(data.FakeClass, cancellation));
+            var test = Predictor.Predict(run.Models, split.Test, run.Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation);
+            return new ProtocolRun(options.Seed, fold, run.Members[0].Best, threshold, EvaluationReport.From(test, threshold, resamples: 0, isSample: data.IsSample));
+        }
+        finally
+        {
+            Dispose(run);
+        }
+
+        static void Dispose(EnsembleRun run) => run.Models.ToList().ForEach(m => m.Dispose());
     }
 
     /// <summary>The runs with all their predictions as one.</summary>

@@ -181,6 +181,9 @@ public sealed record Recipe
     /// <summary>Epochs without a higher validation AUC after which fine-tuning ends; 0 never ends early.</summary>
     public int Patience { get; init; } = 8;
 
+    /// <summary>Above 1, so many models are trained, each validated on other images, and their probabilities averaged (<see cref="Ensemble"/>).</summary>
+    public int Members { get; init; } = 1;
+
     /// <summary>Whether a score is the mean over an image and its mirror image, in validation and test alike.</summary>
     public bool MirrorScores { get; init; } = true;
 
@@ -244,6 +247,7 @@ public sealed record Recipe
         Require(MadeFakes is >= 0 and < 1, nameof(MadeFakes), MadeFakes, "Use 0 to below 1");
         Require(AverageDecay is >= 0 and < 1, nameof(AverageDecay), AverageDecay, "Use 0 to below 1");
         Require(ClipNorm >= 0, nameof(ClipNorm), ClipNorm, "Use 0 or more");
+        Require(Members is >= 1 and <= 100 && (Members == 1 || !ScoreInTrainingMode), nameof(Members), Members, "Use 1 to 100, and 1 where images are scored in training mode");
         Require(Patience >= 0, nameof(Patience), Patience, "Use 0 or more");
         Augmentation.Check();
         return this;

@@ -16,6 +16,7 @@ public static class RunFolder
     /// <summary>Settings, versions, data, split, history and figures.</summary>
     public const string RecordFile = "run.json";
 
+    private const int MostMembers = 100;
     private const long LargestRecord = 256L << 20;
     private static readonly JsonSerializerOptions json = new()
     {
@@ -41,9 +42,54 @@ public static class RunFolder
         AtomicFile.WriteText(Path.Combine(folder, RecordFile), Record(run, data, test).ToJsonString(json) + "\n");
     }
 
-    /// <summary>Opens a finished run: the model with its weights, in eval mode, on <see cref="LabRuntime.Device"/>.</summary>
+    /// <summary>Writes an ensemble: its members, each a finished run in a folder of its own (<see cref="MemberFolder"/>), and last the record of all.</summary>
+    /// <param name="test">The ensemble's figures on the split's test images; null where there are none.</param>
+    /// <param name="members">Each member's figures on them.</param>
+    public static void Save(string folder, EnsembleRun run, FaceDataset data, EvaluationReport? test, IReadOnlyList<EvaluationReport>? members = null)
+    {
+        foreach (var (i, member) in run.Members.Index())
+            Save(MemberFolder(folder, i + 1), member, data, members?[i]);
+        var record = Record(run.Members[0] with { Recipe = run.Recipe, Split = run.Split, Seed = run.Seed, Stopped = run.Stopped }, data, test);
+        record.Remove("history");
+        record.Remove("best");
+        record["members"] = run.Members.Count;
+        AtomicFile.WriteText(Path.Combine(folder, RecordFile), record.ToJsonString(json) + "\n");
+    }
+
+    /// <summary>Where an ensemble's member lies.</summary>
+    /// <param name="member">From 1.</param>
+    public static string MemberFolder(string folder, int member) => Path.Combine(folder, FormattableString.Invariant($"member-{member}"));
+
+    /// <summary>Opens a finished run: the model with its weights (or those of an ensemble's members), in eval mode, on <see cref="LabRuntime.Device"/>.</summary>
     /// <exception cref="TrainingException">The folder holds no finished run.</exception>
     public static SavedRun Open(string folder)
+    {
+        var record = Read(folder);
+        if (record["members"] is not { } members)
+            return Open(folder, record);
+        var file = Path.Combine(folder, RecordFile);
+        if (members is not JsonValue value || !value.TryGetValue<int>(out var count) || count is < 1 or > MostMembers)
+            throw new TrainingException("The run's record is damaged", file, "Train again");
+        var opened = new List<SavedRun>();
+        try
+        {
+            for (var member = 1; member <= count; member++)
+            {
+                var own = Read(MemberFolder(folder, member));
+                if (own["members"] is not null || !((string[])["model", "data", "preprocessing"]).All(part => JsonNode.DeepEquals(own[part], record[part])))
+                    throw new TrainingException("A member is not of this ensemble", MemberFolder(folder, member), "Train again");
+                opened.Add(Open(MemberFolder(folder, member), own));
+            }
+            return opened[0] with { Members = [.. opened.SelectMany(o => o.Members)], Seen = opened.SelectMany(o => o.Seen).ToHashSet() };
+        }
+        catch
+        {
+            opened.ForEach(o => o.Dispose());
+            throw;
+        }
+    }
+
+    private static JsonNode Read(string folder)
     {
         var file = Path.Combine(folder, RecordFile);
         if (!File.Exists(file))
@@ -52,7 +98,19 @@ public static class RunFolder
             throw new TrainingException("The run's record is far too large", file, "Train again");
         try
         {
-            var record = JsonNode.Parse(File.ReadAllText(file))!;
+            return JsonNode.Parse(File.ReadAllText(file)) as JsonObject ?? throw new JsonException();
+        }
+        catch (JsonException e)
+        {
+            throw new TrainingException("The run's record is damaged", file, "Train again", e);
+        }
+    }
+
+    private static SavedRun Open(string folder, JsonNode record)
+    {
+        var file = Path.Combine(folder, RecordFile);
+        try
+        {
             var classes = record["data"]!["classes"]!.AsArray().Select(c => c!.GetValue<string>()).ToList();
             var fake = record["data"]!["fakeClass"]!.GetValue<int>();
             if (classes.Count < 2 || fake < 0 || fake >= classes.Count)
@@ -64,7 +122,7 @@ public static class RunFolder
             model.to(LabRuntime.Device);
             model.eval();
             var seen = record["split"]!["contentOfTrainAndValidation"]!.AsArray().Select(h => h!.GetValue<string>()).ToHashSet();
-            return new SavedRun(model, record["preprocessing"].Deserialize<Preprocessing>(json)!, classes, fake,
+            return new SavedRun([model], record["preprocessing"].Deserialize<Preprocessing>(json)!, classes, fake,
                 record["recipe"]![nameof(Recipe.MirrorScores)]!.GetValue<string>() == bool.TrueString, seen);
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or NullReferenceException or FormatException)
@@ -138,11 +196,24 @@ public static class RunFolder
 }
 
 /// <summary>A run opened for use.</summary>
-/// <param name="Model">In eval mode.</param>
+/// <param name="Members">In eval mode: the one model, or those of an ensemble, whose probabilities are averaged.</param>
 /// <param name="Preprocessing">What its images must go through.</param>
 /// <param name="Classes">What its outputs mean, in order.</param>
 /// <param name="FakeClass">The index of the positive class.</param>
 /// <param name="MirrorScores">Whether scores are averaged over an image and its mirror image.</param>
 /// <param name="Seen">Content of the images it was trained on or chosen by.</param>
 public sealed record SavedRun(
-    VisionModel Model, Preprocessing Preprocessing, IReadOnlyList<string> Classes, int FakeClass, bool MirrorScores, IReadOnlySet<string> Seen);
+    IReadOnlyList<VisionModel> Members, Preprocessing Preprocessing, IReadOnlyList<string> Classes, int FakeClass, bool MirrorScores, IReadOnlySet<string> Seen) : IDisposable
+{
+    /// <summary>The one model.</summary>
+    /// <exception cref="TrainingException">The run is an ensemble.</exception>
+    public VisionModel Model => Members.Count == 1 ? Members[0] : throw new TrainingException("The run is an ensemble, where one model is needed",
+        FormattableString.Invariant($"{Members.Count} members"), $"Give the folder of one of its members, such as {RunFolder.MemberFolder("RUN", 1)}");
+
+    /// <summary>Disposes of the models.</summary>
+    public void Dispose()
+    {
+        foreach (var model in Members)
+            model.Dispose();
+    }
+}

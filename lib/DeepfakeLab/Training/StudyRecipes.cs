@@ -68,6 +68,8 @@ public sealed record StudyRecipe
     public StudyRun Run(FaceDataset data, Weights weights, long seed = 42, Action<EpochFigures>? onEpoch = null, CancellationToken cancellation = default)
     {
         var split = Split(data.Images, seed, cancellation);
+        if (Recipe.Members > 1)
+            return Together(data, weights, split, seed, onEpoch, cancellation);
         LabRuntime.Seed(seed);
         var model = Models.Create(Model, weights).WithHead(data.Classes.Count, Recipe.Head);
         var recipe = Recipe with { ScoreInTrainingMode = Recipe.ScoreInTrainingMode || Has(StudyMistakes.ScoresInTrainingMode) };
@@ -94,7 +96,17 @@ public sealed record StudyRecipe
         else
             run = Trainer.Fit(model, split, recipe, options, onEpoch, cancellation);
         var predictions = Predictor.Predict(model, split.Test, Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation, recipe.ScoreInTrainingMode);
-        return new StudyRun(this, run with { Recipe = recipe }, EvaluationReport.From(predictions, isSample: data.IsSample), folds);
+        return new StudyRun(this, [run with { Recipe = recipe }], EvaluationReport.From(predictions, isSample: data.IsSample), folds);
+    }
+
+    private StudyRun Together(FaceDataset data, Weights weights, DataSplit split, long seed, Action<EpochFigures>? onEpoch, CancellationToken cancellation)
+    {
+        if (Mistakes != StudyMistakes.None)
+            throw new TrainingException("The study had no ensembles", $"{Name}, {Recipe.Members} members, {Mistakes}", "Set Members to 1, or leave its mistakes out");
+        var run = Ensemble.Fit(() => Models.Create(Model, weights).WithHead(data.Classes.Count, Recipe.Head), split, Recipe,
+            new FitOptions { Seed = seed, Preprocessing = Preprocessing }, (_, e) => onEpoch?.Invoke(e), cancellation);
+        var predictions = Predictor.Predict(run.Models, split.Test, Preprocessing, data.FakeClass, Recipe.MirrorScores, cancellation);
+        return new StudyRun(this, run.Members, EvaluationReport.From(predictions, isSample: data.IsSample), []);
     }
 
     internal DataSplit Split(IReadOnlyList<FaceImage> images, long seed, CancellationToken cancellation)
@@ -119,10 +131,14 @@ public sealed record StudyRecipe
 
 /// <summary>An experiment that was run.</summary>
 /// <param name="Recipe">What was run.</param>
-/// <param name="Run">The training; with folds, the last fold's.</param>
+/// <param name="Members">The training; with folds, the last fold's; of an ensemble all.</param>
 /// <param name="Test">On the test images.</param>
 /// <param name="Folds">The best epoch of each fold; empty without folds.</param>
-public sealed record StudyRun(StudyRecipe Recipe, TrainingRun Run, EvaluationReport Test, IReadOnlyList<EpochFigures> Folds);
+public sealed record StudyRun(StudyRecipe Recipe, IReadOnlyList<TrainingRun> Members, EvaluationReport Test, IReadOnlyList<EpochFigures> Folds)
+{
+    /// <summary>The training; of an ensemble the first.</summary>
+    public TrainingRun Run => Members[0];
+}
 
 /// <summary>The original study's experiments, by the names of its notebooks.</summary>
 /// <remarks>

@@ -88,8 +88,9 @@ public static class Sweep
             ? Protocol.Folds(data.Images, file.Folds, Protocol.FoldValidationShare, task.Seed)[task.Fold - 1]
             : data.Split(Protocol.TestShare, Protocol.ValidationShare, task.Seed);
         // the trainer knows images by their names; by this one they are known by content too
-        var checkpoint = Path.Combine(folder, $"checkpoint-{hash[..12]}-{data.Fingerprint[..12]}.safetensors");
-        foreach (var old in Directory.GetFiles(folder, "checkpoint-*.safetensors").Where(f => f != checkpoint))
+        var own = Path.Combine(folder, $"checkpoint-{hash[..12]}-{data.Fingerprint[..12]}");
+        var checkpoint = own + ".safetensors"; // an ensemble's members have theirs beside it
+        foreach (var old in Directory.GetFiles(folder, "checkpoint-*.safetensors").Where(f => !f.StartsWith(own + ".", StringComparison.Ordinal)))
             File.Delete(old);
         log("begins");
         var options = new FitOptions

@@ -69,6 +69,8 @@ public static class Trainer
     {
         LabRuntime.Start();
         recipe.Check();
+        if (recipe.Members > 1)
+            throw new TrainingException("The recipe is of an ensemble", FormattableString.Invariant($"{recipe.Members} members"), "Use Ensemble.Fit, or set Members to 1");
         if (LabRuntime.Quick)
         {
             split = split with { Train = split.Train.Count < 48 ? split.Train : [.. split.Train.Where((_, i) => i % 3 == 0)] };
