@@ -147,6 +147,20 @@ public sealed class FeatureCacheTests : IDisposable
         double Error(Tensor actual) => ((actual - expected).norm() / expected.norm()).item<float>();
     }
 
+    [Fact]
+    public void Pictures_become_bfloat16_as_torch_rounds_them_and_maps_their_means()
+    {
+        Assert.SkipUnless(BFloat16Kernel.IsSupported, "needs registers of 512 bits");
+        using var scope = NewDisposeScope();
+        var images = randn(3, 3, 5, 7);
+        images.narrow(3, 6, 1).copy_(tensor(new[] { float.NaN, float.PositiveInfinity, -0f, 1 + 1f / 256, 1 + 3f / 256 }).reshape(5, 1));
+        var pixels = BFloat16Kernel.Pixels(images.narrow(0, 1, 2));
+        Assert.True(TensorLayout.IsChannelsLast(pixels));
+        Assert.True(pixels.to(float32).allclose(images.narrow(0, 1, 2).to(bfloat16).to(float32), 0, 0, equal_nan: true));
+        var maps = TensorLayout.ChannelsLast(randn(2, 70, 3, 5).to(bfloat16));
+        Assert.True(BFloat16Kernel.Means(maps).allclose(maps.to(float32).mean([2, 3]), 1e-5, 1e-6));
+    }
+
     [Theory, InlineData("mobilenet_v2"), InlineData("efficientnet_b0"), InlineData("resnext50_32x4d"), InlineData("resnet18")]
     public void An_image_has_the_same_bfloat16_features_in_any_batch_and_each_time(string name)
     {

@@ -25,7 +25,7 @@ internal sealed class FrozenFeatures : IDisposable
         (this.model, this.recipe, this.seed, trainImages) = (model, recipe, seed, training.Images.Count);
         cache ??= FeatureCache.Default;
         using var prefix = new FrozenPrefix(model, recipe.Cut!, recipe.FeaturePrecision == Precision.BFloat16 ? ScalarType.BFloat16 : ScalarType.Float32);
-        var key = string.Join('\n', "4", prefix.Engine, model.Name, prefix.WeightsHash, recipe.Cut, JsonSerializer.Serialize(preprocessing));
+        var key = string.Join('\n', "5", prefix.Engine, model.Name, prefix.WeightsHash, recipe.Cut, JsonSerializer.Serialize(preprocessing));
         train = cache.Get($"{key}\n{Content(training)}\n{recipe.Augmentation} {seed} {recipe.FeatureCopies}", recipe.FeatureCopies * trainImages, Compute(
             "features of varied training images", recipe.FeatureCopies * trainImages, training, (pixels, rows) => recipe.Augmentation.Apply(
                 pixels, [.. rows.Select(row => SeededRandom.Combine(seed, row / trainImages + 1, row % trainImages))])));

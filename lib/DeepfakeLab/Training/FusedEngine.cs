@@ -61,13 +61,14 @@ internal sealed class FusedEngine : IDisposable
         var count = (int)images.shape[0];
         var part = Math.Clamp((count + LabRuntime.Threads - 1) / LabRuntime.Threads, 1, Part);
         var results = new Tensor[(count + part - 1) / part];
+        var own = BFloat16Kernel.IsSupported && type == ScalarType.BFloat16;
         try
         {
             TorchWorkers.ForEach(results.Length, i =>
             {
-                var x = images.narrow(0, i * part, Math.Min(part, count - i * part)).to(type);
-                var maps = ((Tensor)script.invoke("run", TensorLayout.ChannelsLast(x), packed, biases)).to(ScalarType.Float32);
-                results[i] = (cut == model.Stages[^1] ? model.Pooled(maps) : maps).DetachFromDisposeScope();
+                var x = images.narrow(0, i * part, Math.Min(part, count - i * part));
+                x = own && x.is_contiguous() ? BFloat16Kernel.Pixels(x) : TensorLayout.ChannelsLast(x.to(type));
+                results[i] = Result((Tensor)script.invoke("run", x, packed, biases), own).DetachFromDisposeScope();
             });
             return cat(results).MoveToOuterDisposeScope();
         }
@@ -76,6 +77,9 @@ internal sealed class FusedEngine : IDisposable
             Array.ForEach(results, r => r?.Dispose());
         }
     }
+
+    private Tensor Result(Tensor maps, bool own) => cut != model.Stages[^1] ? maps.to(ScalarType.Float32)
+        : own && model is { PooledSide: 1, FlattensMaps: false } && TensorLayout.IsChannelsLast(maps) ? BFloat16Kernel.Means(maps) : model.Pooled(maps.to(ScalarType.Float32));
 
     public void Dispose()
     {

@@ -1,0 +1,90 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using static TorchSharp.torch;
+
+namespace DeepfakeLab;
+
+/// <summary>What stands before and behind bfloat16 layers: pictures to bfloat16, and means of maps, each in one pass over memory, where libtorch takes two.</summary>
+internal static unsafe class BFloat16Kernel
+{
+    private const int Lanes = 16;
+
+    public static bool IsSupported => Avx512BW.IsSupported;
+
+    /// <summary>float32 [N, 3, H, W], dense, as bfloat16 with the channels last, rounded as torch rounds.</summary>
+    public static Tensor Pixels(Tensor images)
+    {
+        var (count, plane) = ((int)images.shape[0], (int)(images.shape[2] * images.shape[3]));
+        using var pixels = empty([count, images.shape[2], images.shape[3], 3], ScalarType.BFloat16);
+        fixed (byte* from = images.bytes, to = pixels.bytes)
+            for (var image = 0; image < count; image++)
+                Interleave((float*)from + 3L * image * plane, plane, (ushort*)to + 3L * image * plane);
+        return pixels.permute(0, 3, 1, 2);
+    }
+
+    /// <summary>The means of bfloat16 maps [N, C, H, W] with their channels last: [N, C], float32.</summary>
+    public static Tensor Means(Tensor maps)
+    {
+        var (count, channels, pixels) = ((int)maps.shape[0], (int)maps.shape[1], (int)(maps.shape[2] * maps.shape[3]));
+        var means = empty([count, channels], ScalarType.Float32);
+        using var rows = maps.permute(0, 2, 3, 1);
+        fixed (byte* from = rows.bytes, to = means.bytes)
+            for (var image = 0; image < count; image++)
+                Mean((ushort*)from + (nint)image * pixels * channels, pixels, channels, (float*)to + (nint)image * channels);
+        return means;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Interleave(float* planes, int plane, ushort* to)
+    {
+        // red and green lie in one register, blue in another; the first 32 numbers of 16 pixels, then the other 16
+        var first = Vector512.Create((ushort)0, 16, 32, 1, 17, 33, 2, 18, 34, 3, 19, 35, 4, 20, 36, 5, 21, 37, 6, 22, 38, 7, 23, 39, 8, 24, 40, 9, 25, 41, 10, 26);
+        var second = Vector512.Create((ushort)42, 11, 27, 43, 12, 28, 44, 13, 29, 45, 14, 30, 46, 15, 31, 47, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+        var pixel = 0;
+        for (; pixel <= plane - Lanes; pixel += Lanes, to += 3 * Lanes)
+        {
+            var from = planes + pixel;
+            var redGreen = Vector512.Create(Rounded(Vector512.Load(from)), Rounded(Vector512.Load(from + plane)));
+            var blue = Rounded(Vector512.Load(from + 2 * plane)).ToVector512Unsafe();
+            Avx512BW.PermuteVar32x16x2(redGreen, first, blue).Store(to);
+            Avx512BW.PermuteVar32x16x2(redGreen, second, blue).GetLower().Store(to + 2 * Lanes);
+        }
+        for (; pixel < plane; pixel++)
+            for (var colour = 0; colour < 3; colour++)
+                *to++ = Rounded(Vector512.CreateScalar(planes[colour * plane + pixel])).ToScalar();
+    }
+
+    /// <summary>To the nearest, or to the even one of two; what is not a number stays none.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<ushort> Rounded(Vector512<float> x)
+    {
+        var bits = x.AsUInt32();
+        var rounded = bits + Vector512.Create(0x7FFFu) + (bits >>> 16 & Vector512<uint>.One);
+        return Avx512F.ConvertToVector256UInt16(Vector512.ConditionalSelect(Vector512.Equals(x, x).AsUInt32(), rounded, Vector512.Create(0x7FC00000u)) >>> 16);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Mean(ushort* maps, int pixels, int channels, float* to)
+    {
+        var channel = 0;
+        for (; channel <= channels - 2 * Lanes; channel += 2 * Lanes)
+        {
+            Vector512<float> a = default, b = default;
+            for (var (at, end) = ((nint)channel, (nint)pixels * channels); at < end; at += channels)
+                (a, b) = (a + Widened(maps + at), b + Widened(maps + at + Lanes));
+            (a / pixels).Store(to + channel);
+            (b / pixels).Store(to + channel + Lanes);
+        }
+        for (; channel < channels; channel++)
+        {
+            var sum = 0f;
+            for (var pixel = 0; pixel < pixels; pixel++)
+                sum += BitConverter.UInt32BitsToSingle((uint)maps[pixel * channels + channel] << 16);
+            to[channel] = sum / pixels;
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Widened(ushort* at) => (Avx512F.ConvertToVector512UInt32(Vector256.Load(at)) << 16).AsSingle();
+}
