@@ -11,6 +11,9 @@ internal static partial class GnuLibrary
 {
     private const int TrimThreshold = -1, TopPad = -2, MmapMax = -4; // M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX of <malloc.h>
 
+    /// <summary>Whether memory is managed as this library wants it, not as a user's own setting says.</summary>
+    public static bool IsConfigured { get; private set; }
+
     public static void TryConfigure()
     {
         if (!OperatingSystem.IsLinux())
@@ -22,6 +25,7 @@ internal static partial class GnuLibrary
                 mallopt(MmapMax, 0);
                 mallopt(TrimThreshold, int.MaxValue);
                 mallopt(TopPad, 64 << 20);
+                IsConfigured = true;
             }
             // OpenMP threads wait awake between two pieces of work for a thousand turns, some ten microseconds: asleep, they took an eighth of a
             // training step to wake. Four thousand gained 3 % more, and lost a third where other programs were busy: libgomp's own number is

@@ -69,6 +69,7 @@ public static class LabRuntime
         {
             torch.InitializeDeviceType(DeviceType.CPU);
             torch.set_num_threads(threads);
+            LargeBlocks.TryInstall();
         }
         catch (Exception e) when (e is NotSupportedException or DllNotFoundException or TypeInitializationException)
         {

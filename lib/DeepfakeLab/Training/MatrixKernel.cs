@@ -12,7 +12,8 @@ internal sealed unsafe class Floats : SafeHandleZeroOrMinusOneIsInvalid
     public Floats(long count, bool zeros = true) : base(ownsHandle: true)
     {
         Count = count;
-        SetHandle((nint)NativeMemory.AlignedAlloc(checked((nuint)count * sizeof(float)), 64));
+        var large = LargeBlocks.Take(checked(count * sizeof(float)));
+        SetHandle((nint)(large is null ? NativeMemory.AlignedAlloc(checked((nuint)count * sizeof(float)), 64) : large));
         for (var at = 0L; zeros && at < count; at += 1 << 28)
             new Span<float>(Data + at, (int)Math.Min(count - at, 1 << 28)).Clear();
     }
@@ -23,7 +24,8 @@ internal sealed unsafe class Floats : SafeHandleZeroOrMinusOneIsInvalid
 
     protected override bool ReleaseHandle()
     {
-        NativeMemory.AlignedFree(Data);
+        if (!LargeBlocks.TryReturn(Data))
+            NativeMemory.AlignedFree(Data);
         return true;
     }
 }

@@ -38,6 +38,7 @@ internal static class TorchWorkers
             {
                 _ = get_num_threads(); // else torch would set it once more when this thread first computes
                 set_num_threads(1); // of this thread, but also of all that begin to compute later
+                LargeBlocks.LeaveThread();
                 set.Signal();
                 foreach (var task in tasks.GetConsumingEnumerable())
                     task.RunSynchronously();
