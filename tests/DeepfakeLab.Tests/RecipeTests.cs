@@ -27,12 +27,14 @@ public sealed class RecipeTests : IDisposable
             Recipe = preset.Recipe with { Epochs = 1, HeadEpochs = Math.Min(1, preset.Recipe.HeadEpochs), BatchSize = 8 },
         };
         var study = recipe.Run(FaceDataset.Open(folder.Path), Weights.None, seed: 1);
-        using var model = study.Run.Model;
-        Assert.Equal(preset.Model, model.Name);
+        Assert.All(study.Members, m => Assert.Equal(preset.Model, m.Model.Name));
+        Assert.Equal(preset.Recipe.Members, study.Members.Count);
         Assert.Equal(study.Run.Split.Test.Count, study.Test.N);
         Assert.All(study.Run.History, e => Assert.True(double.IsFinite(e.TrainLoss) && double.IsFinite(e.ValidationLoss)));
         Assert.Equal(name.EndsWith("-published", StringComparison.Ordinal), study.Run.Recipe.ScoreInTrainingMode);
         Assert.Equal(preset.Folds > 1 ? 2 : 0, study.Folds.Count);
+        foreach (var member in study.Members)
+            member.Model.Dispose();
     }
 
     [Fact]
