@@ -117,6 +117,15 @@ internal static unsafe class MatrixKernel
         where TWide : struct, IFull where TTall : struct, IFull
     {
         float* a3 = a + 3 * lda, a6 = a + 6 * lda, a9 = a + 9 * lda, a12 = a + 12 * lda;
+        for (nint at = 0, end = Math.Min(rows, TTall.Is ? Rows : Rows / 2) * ldc; at < end; at += ldc) // it is needed when all is summed
+        {
+            Sse.Prefetch0(c + at);
+            Sse.Prefetch0(c + at + Lanes);
+            if (add == null)
+                continue;
+            Sse.Prefetch0(add + at);
+            Sse.Prefetch0(add + at + Lanes);
+        }
         var c0 = Vector512.Load(bias);
         var d0 = TWide.Is ? Vector512.Load(bias + Lanes) : default;
         Vector512<float> c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0, c10 = c0, c11 = c0, c12 = c0, c13 = c0, d1 = d0, d2 = d0, d3 = d0, d4 = d0, d5 = d0, d6 = d0, d7 = d0, d8 = d0, d9 = d0, d10 = d0, d11 = d0, d12 = d0, d13 = d0, x;

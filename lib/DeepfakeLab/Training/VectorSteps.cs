@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
@@ -354,6 +355,7 @@ internal sealed unsafe class GroupedConvolution : VectorStep
             for (var x = 0; x < columns; x++, to += MatrixKernel.Lanes)
                 if (inside && x >= first && x < end)
                 {
+                    Sse.Prefetch0(from + 12 * apart);
                     Vector512.Load(from).Store(to);
                     from += apart;
                 }
