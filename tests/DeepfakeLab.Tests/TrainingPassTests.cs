@@ -124,6 +124,49 @@ public sealed class TrainingPassTests
         Assert.Null(DepthwiseKernel.ShapeOf(other, zeros(1, 16, 4, 4)));
     }
 
+    /// <summary>Numbers far from 0, whose squares would drown the variance if it were counted from there.</summary>
+    [Fact]
+    public void A_norm_and_its_activation_are_part_of_the_depthwise_convolution_behind_them_and_its_statistics_of_the_norm_behind_that()
+    {
+        foreach (var (activation, n, channels, height, width, side, stride) in ((string, int, int, int, int, int, int)[])
+            [("ReLU6", 3, 8, 7, 7, 3, 1), ("SiLU", 2, 24, 14, 9, 5, 1), ("Hardswish", 2, 40, 1, 6, 5, 1), ("ReLU", 3, 16, 12, 12, 3, 2), ("none", 2, 16, 13, 10, 5, 2), ("ReLU6", 2, 96, 80, 62, 3, 2), ("SiLU", 1, 96, 80, 61, 5, 1)])
+        {
+            using var scope = NewDisposeScope();
+            LabRuntime.Seed(side + stride);
+            nn.Module<Tensor, Tensor>[] Layers(ScalarType type) =>
+            [
+                nn.BatchNorm2d(channels, dtype: type),
+                .. (nn.Module<Tensor, Tensor>[])(activation switch { "ReLU" => [nn.ReLU()], "ReLU6" => [nn.ReLU6()], "SiLU" => [nn.SiLU()], "Hardswish" => [nn.Hardswish()], _ => [] }),
+                nn.Conv2d(channels, channels, side, stride, padding: side / 2, groups: channels, bias: false, dtype: type), nn.BatchNorm2d(channels, dtype: type),
+            ];
+            using var own = nn.Sequential(Layers(ScalarType.Float32));
+            using var exact = nn.Sequential(Layers(ScalarType.Float64));
+            using (no_grad())
+            {
+                own.parameters().Where(p => p.dim() == 1).ToList().ForEach(p => p.uniform_(0.5, 1.5));
+                if (own.children().Skip(own.children().Count() - 2).First() is TorchSharp.Modules.Conv2d conv)
+                    conv.weight!.add_(0.5f);
+            }
+            exact.load_state_dict(own.state_dict());
+            var x = TensorLayout.ChannelsLast(randn(n, channels, height, width) * 2 + 30).requires_grad_();
+            var exactX = x.detach().to(ScalarType.Float64).requires_grad_();
+            var expected = exact.call(exactX);
+            var weights = randn_like(expected);
+            (expected * weights).sum().backward();
+
+            using var pass = new TrainingPass();
+            var y = pass.Chain(own.children(), x);
+            var what = $"{activation} {side} {stride}";
+            Near(expected, y, "output, " + what, 2e-5);
+            pass.Backward((y * weights.to(ScalarType.Float32)).sum());
+            Near(exactX.grad!, x.grad!, "gradient of the images, " + what, 1e-4);
+            foreach (var ((name, theirs), (_, ours)) in exact.named_parameters().Zip(own.named_parameters()))
+                Near(theirs.grad!, ours.grad!, $"gradient of {name}, {what}", 1e-4);
+            foreach (var ((name, theirs), (_, ours)) in exact.named_buffers().Zip(own.named_buffers()))
+                Near(theirs, ours, $"{name}, {what}", 1e-5);
+        }
+    }
+
     [Fact]
     public void The_sigmoid_is_within_two_units_of_the_last_place()
     {

@@ -7,19 +7,22 @@ using static TorchSharp.torch;
 namespace DeepfakeLab;
 
 /// <summary>
-/// The way back through a depthwise convolution, each channel by a filter of its own, of 3x3 or 5x5 with the padding that keeps an image's size: gradients
-/// of the images and of the filters. On float32 images [N, H, W, C].
+/// A depthwise convolution in training, each channel by a filter of its own, of 3x3 or 5x5 with the padding that keeps an image's size, there and back. The norm and
+/// activation before it are computed as the images are read, the statistics for the norm behind it as its result is written, and on the way back the sums for the
+/// norm before it, so that neither what that norm makes nor a pass over it costs memory. On float32 images [N, H, W, C].
 /// </summary>
 /// <remarks>
-/// oneDNN takes four times as long for it as for the way there. A thread takes a few rows of an image: the gradients behind, with zeros around them and, where the
-/// stride is 2, between them, are written to a place that stays in the cache, and are then all that both sums need beside the images themselves.
+/// oneDNN takes four times as long for the way back as for the way there. A thread takes a few rows of an image: on the way there the normalised rows with zeros around
+/// them, on the way back the gradients behind with zeros around them and, where the stride is 2, between them, are written to a place that stays in the cache, and are
+/// then all that the sums need beside the images themselves. Images are dealt out to threads by their number, and sums added in that order: the same number of threads
+/// gives the same bits.
 /// </remarks>
 internal static unsafe class DepthwiseKernel
 {
     /// <summary>Columns whose sums are in registers together.</summary>
     private const int Tile = 4;
 
-    /// <summary>Floats of gradients that a thread keeps in its cache.</summary>
+    /// <summary>Floats of normalised rows, or of gradients, that a thread keeps in its cache.</summary>
     private const int Cached = 1 << 17;
 
     private interface IFilter
@@ -54,50 +57,204 @@ internal static unsafe class DepthwiseKernel
         && conv.padding is [var padding, var other] && padding == other && padding == conv.kernel_size[0] / 2
             ? new((int)images.shape[0], (int)images.shape[2], (int)images.shape[3], (int)conv.groups, (int)conv.kernel_size[0], (int)conv.stride[0]) : null;
 
-    /// <summary>The gradient of the filters [C, side, side]; that of the images is written to <paramref name="result"/>.</summary>
-    /// <param name="gradient">Behind the convolution.</param>
-    /// <param name="x">The images; null where the filters learn nothing.</param>
-    /// <param name="result">As <paramref name="x"/>; null where the images have no gradient.</param>
+    /// <summary>The convolution of activation(scale x + shift), written to <paramref name="y"/>; the mean and (biased) variance of each of its channels.</summary>
     /// <param name="filters">[C, side, side].</param>
-    public static float[] Backward(float* gradient, float* x, float* result, float[] filters, Shape shape)
+    public static (double[] Mean, double[] Variance) Forward<T>(float* x, float* y, float[] filters, float[] scale, float[] shift, Shape shape) where T : struct, NormKernels.IActivation
     {
-        var taps = shape.Side * shape.Side;
-        var turned = new float[filters.Length]; // eight channels at a time, each tap of these next to each other, the last tap first
-        for (var c = 0; c < shape.Channels; c++)
+        var (taps, channels, all) = (shape.Side * shape.Side, shape.Channels, new double[LabRuntime.Threads][]);
+        var packed = new float[filters.Length];
+        for (var c = 0; c < channels; c++)
             for (var tap = 0; tap < taps; tap++)
-                turned[Turned(c, tap, taps)] = filters[c * taps + tap];
-        var all = new double[LabRuntime.Threads][];
+                packed[Turned(c, taps - 1 - tap, taps)] = filters[c * taps + tap];
+        var origin = new float[channels]; // what the first image's first place gives: numbers are counted from there, so that their squares do not drown the variance
         NormKernels.Ranges(shape.Images, (thread, from, until) =>
         {
-            var (sums, band) = (all[thread] = new double[turned.Length], Math.Clamp(Cached / (shape.Columns * shape.Channels) - shape.Side + 1, 1, shape.Height));
-            using var behind = new Floats((long)(band + shape.Side - 1) * shape.Columns * shape.Channels);
-            fixed (float* filter = turned)
+            var sums = all[thread] = new double[2 * channels];
+            var row = shape.Columns * channels;
+            var band = Math.Clamp((Cached / row - shape.Side) / shape.Stride + 1, 1, shape.OutHeight);
+            using Floats near = new((long)((band - 1) * shape.Stride + shape.Side) * row), partial = new(2 * channels), first = new(shape.Columns * channels);
+            fixed (float* filter = packed, k = scale, b = shift)
+            {
+                Normalise<T>(x, near.Data, -shape.Padding, shape.Side, k, b, shape);
+                Convolve(near.Data, first.Data, filter, 1, shape with { Width = 1 }, row);
+                if (thread == 0)
+                    new Span<float>(first.Data, channels).CopyTo(origin);
+                for (var image = from; image < until; image++)
+                    for (var at = 0; at < shape.OutHeight; at += band)
+                    {
+                        var rows = Math.Min(band, shape.OutHeight - at);
+                        var to = y + (image * shape.OutHeight + at) * shape.OutWidth * channels;
+                        Normalise<T>(x + image * shape.Height * shape.Width * channels, near.Data, at * shape.Stride - shape.Padding, (rows - 1) * shape.Stride + shape.Side, k, b, shape);
+                        Convolve(near.Data, to, filter, rows, shape, row);
+                        for (var block = 0; block < rows * shape.OutWidth; block += NormKernels.Block)
+                        {
+                            NormKernels.Add<NormKernels.None>(null, to + block * channels, null, Math.Min(NormKernels.Block, rows * shape.OutWidth - block), channels, null, null, first.Data, partial.Data);
+                            Take(partial.Data, sums);
+                        }
+                    }
+            }
+        });
+        var count = (double)shape.Images * shape.OutHeight * shape.OutWidth;
+        var total = Sum(all, 2 * channels);
+        var (mean, variance) = (new double[channels], new double[channels]);
+        for (var c = 0; c < channels; c++)
+        {
+            var shifted = total[c] / count;
+            (mean[c], variance[c]) = (shifted + origin[c], Math.Max(0, total[channels + c] / count - shifted * shifted));
+        }
+        return (mean, variance);
+    }
+
+    /// <summary>The way back.</summary>
+    /// <param name="gradient">Behind the convolution: puts some rows [C] of it where they are wanted.</param>
+    /// <param name="x">The images, or with <paramref name="norm"/> what its norm takes to make them.</param>
+    /// <param name="result">Where the images' gradient goes, or with <paramref name="norm"/> that gradient times the activation's slope; null for nowhere.</param>
+    /// <param name="filters">[C, side, side].</param>
+    /// <param name="learns">Whether the filters' gradient is wanted; else it is 0.</param>
+    /// <param name="norm">What was done to <paramref name="x"/> before: scale and shift, and the mean for the sums below.</param>
+    /// <returns>The gradient of the filters [C, side, side], and over all rows the sums a channel of what went to <paramref name="result"/> and of that times x - mean.</returns>
+    public static (float[] Filters, double[] Sum, double[] WithX) Backward<T>(
+        PointwiseTraining.Rows gradient, float* x, float* result, float[] filters, bool learns, (float[] Scale, float[] Shift, float[] Mean)? norm, Shape shape) where T : struct, NormKernels.IActivation
+    {
+        var (taps, channels) = (shape.Side * shape.Side, shape.Channels);
+        var turned = new float[filters.Length]; // eight channels at a time, each tap of these next to each other, the last tap first
+        for (var c = 0; c < channels; c++)
+            for (var tap = 0; tap < taps; tap++)
+                turned[Turned(c, tap, taps)] = filters[c * taps + tap];
+        var (all, both) = (new double[LabRuntime.Threads][], new double[LabRuntime.Threads][]);
+        NormKernels.Ranges(shape.Images, (thread, from, until) =>
+        {
+            var (sums, own, band) = (all[thread] = new double[turned.Length], both[thread] = new double[2 * channels], Math.Clamp(Cached / (shape.Columns * channels) - shape.Side + 1, 1, shape.Height));
+            using Floats behind = new((long)(band + shape.Side - 1) * shape.Columns * channels), near = new(norm is null ? 1 : (long)band * shape.Width * channels), partial = new(2 * channels);
+            fixed (float* filter = turned, k = norm?.Scale, b = norm?.Shift, o = norm?.Mean)
                 for (var image = from; image < until; image++)
                     for (var row = 0; row < shape.Height; row += band)
                     {
                         var rows = Math.Min(band, shape.Height - row);
-                        var at = (image * shape.Height + row) * shape.Width * shape.Channels;
-                        Spread(gradient + image * shape.OutHeight * shape.OutWidth * shape.Channels, behind.Data, row - shape.Padding, rows + shape.Side - 1, shape);
+                        var at = (image * shape.Height + row) * shape.Width * channels;
+                        var images = x + at;
+                        if (norm is not null && learns)
+                            NormKernels.Apply<T>(x + at, null, images = near.Data, rows * shape.Width, channels, k, b, past: false);
+                        Spread(gradient, image * shape.OutHeight * shape.OutWidth, behind.Data, row - shape.Padding, rows + shape.Side - 1, shape);
                         if (shape.Side == 5)
-                            Rows<Five>(behind.Data, x is null ? null : x + at, result is null ? null : result + at, filter, sums, rows, shape);
+                            Rows<Five>(behind.Data, learns ? images : null, result is null ? null : result + at, filter, sums, rows, shape);
                         else
-                            Rows<Three>(behind.Data, x is null ? null : x + at, result is null ? null : result + at, filter, sums, rows, shape);
+                            Rows<Three>(behind.Data, learns ? images : null, result is null ? null : result + at, filter, sums, rows, shape);
+                        if (norm is null || result is null)
+                            continue;
+                        for (var block = 0; block < rows * shape.Width; block += NormKernels.Block)
+                        {
+                            Mask<T>(x + at + block * channels, result + at + block * channels, Math.Min(NormKernels.Block, rows * shape.Width - block), channels, k, b, o, partial.Data);
+                            Take(partial.Data, own);
+                        }
                     }
         });
-        var total = new float[filters.Length];
-        foreach (var sums in all.Skip(1))
-            for (var i = 0; i < total.Length; i++)
-                all[0][i] += sums[i];
-        for (var c = 0; c < shape.Channels; c++)
+        var (total, gradients, ends) = (Sum(all, filters.Length), new float[filters.Length], Sum(both, 2 * channels));
+        for (var c = 0; c < channels; c++)
             for (var tap = 0; tap < taps; tap++)
-                total[c * taps + tap] = (float)all[0][Turned(c, tap, taps)];
-        return total;
+                gradients[c * taps + tap] = (float)total[Turned(c, tap, taps)];
+        return (gradients, ends[..channels], ends[channels..]);
     }
 
     private static int Turned(int channel, int tap, int taps) => (channel / 8 * taps + taps - 1 - tap) * 8 + channel % 8;
 
+    private static double[] Sum(double[][] all, int count)
+    {
+        var total = new double[count];
+        foreach (var sums in all)
+            for (var i = 0; i < count; i++)
+                total[i] += sums[i];
+        return total;
+    }
+
+    /// <summary>Adds what was summed in float32 to the sums in float64, and begins anew.</summary>
+    private static void Take(float* partial, double[] sums)
+    {
+        for (var i = 0; i < sums.Length; i++)
+            sums[i] += partial[i];
+        new Span<float>(partial, sums.Length).Clear();
+    }
+
+    /// <summary>Writes rows of the normalised image, from one that may lie before the first, with zeros around.</summary>
+    private static void Normalise<T>(float* image, float* to, int first, int rows, float* k, float* b, Shape shape) where T : struct, NormKernels.IActivation
+    {
+        var (channels, row) = (shape.Channels, shape.Columns * shape.Channels);
+        for (var h = first; h < first + rows; h++, to += row)
+        {
+            if (h < 0 || h >= shape.Height)
+            {
+                new Span<float>(to, row).Clear();
+                continue;
+            }
+            var (before, inside) = (shape.Padding * channels, shape.Width * channels);
+            new Span<float>(to, before).Clear();
+            NormKernels.Apply<T>(image + h * inside, null, to + before, shape.Width, channels, k, b, past: false);
+            new Span<float>(to + before + inside, row - before - inside).Clear();
+        }
+    }
+
+    /// <summary>The convolution of rows with zeros around them, <paramref name="row"/> floats each.</summary>
+    private static void Convolve(float* near, float* y, float* filter, int rows, Shape shape, int row)
+    {
+        var taps = shape.Side * shape.Side;
+        for (var c = 0; c < shape.Channels; c += 8, filter += 8 * taps)
+            if (shape is { Stride: 1, Side: 5 })
+                Images<Five>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+            else if (shape.Stride == 1)
+                Images<Three>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+            else if (shape.Side == 5)
+                Halved<Five>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+            else
+                Halved<Three>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+    }
+
+    /// <summary>As <see cref="Images"/>, at every second column of every second row.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Halved<TFilter>(float* near, float* y, float* filter, int rows, int width, nint channels, nint row) where TFilter : struct, IFilter
+    {
+        var side = TFilter.IsFive ? 5 : 3;
+        for (var h = 0; h < rows; h++, near += 2 * row)
+            for (var w = 0; w < width; w += 2)
+            {
+                Vector256<float> s0 = default, s1 = default;
+                float* g = near + 2 * w * channels, f = filter;
+                for (var a = 0; a < side; a++, g += row, f += 8 * side)
+                {
+                    var (g0, g1, g2, g3, g4, _) = Six(g, channels);
+                    var (f0, f1, f2) = (Vector256.Load(f), Vector256.Load(f + 8), Vector256.Load(f + 16));
+                    s0 = Vector256.FusedMultiplyAdd(g2, f2, Vector256.FusedMultiplyAdd(g1, f1, Vector256.FusedMultiplyAdd(g0, f0, s0)));
+                    s1 = Vector256.FusedMultiplyAdd(g4, f2, Vector256.FusedMultiplyAdd(g3, f1, Vector256.FusedMultiplyAdd(g2, f0, s1)));
+                    if (!TFilter.IsFive)
+                        continue;
+                    var (g5, g6, f3, f4) = (Vector256.Load(g + 5 * channels), Vector256.Load(g + 6 * channels), Vector256.Load(f + 24), Vector256.Load(f + 32));
+                    s0 = Vector256.FusedMultiplyAdd(g4, f4, Vector256.FusedMultiplyAdd(g3, f3, s0));
+                    s1 = Vector256.FusedMultiplyAdd(g6, f4, Vector256.FusedMultiplyAdd(g5, f3, s1));
+                }
+                s0.Store(y);
+                if (w + 1 < width)
+                    s1.Store(y + channels);
+                y += Math.Min(2, width - w) * channels;
+            }
+    }
+
+    /// <summary>Multiplies gradients by the activation's slope, and adds them, and them times x - <paramref name="o"/>, to the sums.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Mask<T>(float* x, float* gradient, int rows, int channels, float* k, float* b, float* o, float* sums) where T : struct, NormKernels.IActivation
+    {
+        for (int row = 0, at = 0; row < rows; row++)
+            for (var c = 0; c < channels; c += 8, at += 8)
+            {
+                var v = Vector256.Load(x + at);
+                var g = Vector256.Load(gradient + at) * T.Slope(Vector256.FusedMultiplyAdd(v, Vector256.Load(k + c), Vector256.Load(b + c)));
+                g.Store(gradient + at);
+                (Vector256.Load(sums + c) + g).Store(sums + c);
+                Vector256.FusedMultiplyAdd(g, v - Vector256.Load(o + c), Vector256.Load(sums + channels + c)).Store(sums + channels + c);
+            }
+    }
+
     /// <summary>Writes rows of gradients, from one that may lie before the first, each at the place of the image that its filter lay on.</summary>
-    private static void Spread(float* gradient, float* to, int first, int rows, Shape shape)
+    /// <param name="begin">The row [C] of the gradients at which the image's begin.</param>
+    private static void Spread(PointwiseTraining.Rows gradient, long begin, float* to, int first, int rows, Shape shape)
     {
         var (channels, row) = (shape.Channels, shape.Columns * shape.Channels);
         for (var h = first; h < first + rows; h++, to += row)
@@ -107,17 +264,12 @@ internal static unsafe class DepthwiseKernel
                 new Span<float>(to, row).Clear();
                 continue;
             }
-            var from = gradient + h / shape.Stride * shape.OutWidth * channels;
-            new Span<float>(to, shape.Padding * channels).Clear();
             var at = to + shape.Padding * channels;
-            if (shape.Stride == 1)
-                new Span<float>(from, shape.Width * channels).CopyTo(new Span<float>(at, shape.Width * channels));
-            else
-                for (var w = 0; w < shape.Width; w++)
-                    if (w % 2 == 0)
-                        new Span<float>(from + w / 2 * channels, channels).CopyTo(new Span<float>(at + w * channels, channels));
-                    else
-                        new Span<float>(at + w * channels, channels).Clear();
+            new Span<float>(to, shape.Padding * channels).Clear();
+            gradient(begin + h / shape.Stride * shape.OutWidth, shape.OutWidth, at, shape.Stride * channels);
+            if (shape.Stride == 2)
+                for (var w = 1; w < shape.Width; w += 2)
+                    new Span<float>(at + w * channels, channels).Clear();
             at += shape.Width * channels;
             new Span<float>(at, (int)(to + row - at)).Clear();
         }

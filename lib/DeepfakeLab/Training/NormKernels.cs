@@ -18,7 +18,7 @@ internal static unsafe class NormKernels
     private const long BeyondCache = 4 << 20;
 
     /// <summary>Rows that are added in float32.</summary>
-    private const long Block = 128;
+    internal const int Block = 128;
 
     /// <summary>An activation and its derivative.</summary>
     public interface IActivation
@@ -133,7 +133,7 @@ internal static unsafe class NormKernels
     internal static bool IsBeyondCache(float* y, long count) => count > BeyondCache && (nint)y % 32 == 0;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Apply<T>(float* x, float* shortcut, float* y, long rows, int channels, float* k, float* b, bool past) where T : struct, IActivation
+    internal static void Apply<T>(float* x, float* shortcut, float* y, long rows, int channels, float* k, float* b, bool past) where T : struct, IActivation
     {
         for (long row = 0, at = 0; row < rows; row++)
             for (var c = 0; c < channels; c += 8, at += 8)
@@ -216,7 +216,7 @@ internal static unsafe class NormKernels
 
     /// <summary>Adds some rows, four at a time, so that memory is read in the order in which it lies.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Add<T>(float* gradient, float* x, float* y, long rows, int channels, float* k, float* b, float* o, float* sums) where T : struct, IActivation
+    internal static void Add<T>(float* gradient, float* x, float* y, long rows, int channels, float* k, float* b, float* o, float* sums) where T : struct, IActivation
     {
         var row = 0L;
         for (; row + 4 <= rows; row += 4)

@@ -68,7 +68,7 @@ internal static unsafe class PointwiseTraining
         var (inputs, outputs) = (input.Channels, (int)conv.out_channels);
         var (width, distance) = (MatrixKernel.Padded(outputs), MatrixKernel.Spread(inputs));
         using var weights = Pack(conv, transposed: true);
-        var y = empty([input.X.shape[0], input.X.shape[2], input.X.shape[3], outputs]);
+        using var y = empty([input.X.shape[0], input.X.shape[2], input.X.shape[3], outputs]); // its numbers live as long as what is returned
         var to = TensorLayout.Pointer(y);
         var most = RowsTogether(inputs + width);
         var past = NormKernels.IsBeyondCache(to, input.Rows * outputs);

@@ -20,7 +20,7 @@ internal sealed class TrainingPass : IDisposable
     /// <summary>What goes back through one piece's end: the gradient of what is left of it, to whatever is before it.</summary>
     private readonly Stack<Action> back = new();
 
-    /// <summary>Of what 1x1 convolutions made: how to read their gradient, where a norm behind has left it to be computed as it is read.</summary>
+    /// <summary>Of what 1x1 and depthwise convolutions made: how to read their gradient, where a norm behind has left it to be computed as it is read.</summary>
     private readonly Dictionary<Tensor, PointwiseTraining.Rows?> unfinished = new(ReferenceEqualityComparer.Instance);
     private readonly DisposeScope scope = NewDisposeScope();
 
@@ -65,7 +65,7 @@ internal sealed class TrainingPass : IDisposable
                 var activation = sum is not null ? endsInReLU ? Layers.ReLU() : null : i + 1 < layers.Count && IsActivation(layers[i + 1]) ? (nn.Module<Tensor, Tensor>)layers[++i] : null;
                 var excitation = i + 1 < layers.Count ? layers[i + 1] as Layers.SqueezeExcitation : null;
                 i += excitation is null ? 0 : 1;
-                var next = i + 1 < layers.Count && layers[i + 1] is Conv2d point && PointwiseTraining.Fits(point, x) ? point : null;
+                var next = i + 1 < layers.Count && layers[i + 1] is Conv2d point && (PointwiseTraining.Fits(point, x) || excitation is null && DepthwiseKernel.ShapeOf(point, x) is not null) ? point : null;
                 i += next is null ? 0 : 1;
                 (x, statistics) = Norm(norm, activation, x, sum, excitation, sum is null ? 0 : drop, pools && i == layers.Count - 1, known, next);
             }
@@ -101,7 +101,7 @@ internal sealed class TrainingPass : IDisposable
         Norm(norm, activation, x, shortcut, excitation, drop, pools, null, null).Y;
 
     /// <param name="statistics">Of x, if they are known.</param>
-    /// <param name="next">A 1x1 convolution that follows and takes what the norm makes, without a shortcut; null for none. The statistics returned are of its output.</param>
+    /// <param name="next">A 1x1 or depthwise convolution that follows and takes what the norm makes, without a shortcut; null for none. The statistics returned are of its output.</param>
     private (Tensor Y, (double[] Mean, double[] Variance)? Statistics) Norm(BatchNorm2d norm, nn.Module<Tensor, Tensor>? activation, Tensor x, Tensor? shortcut,
         Layers.SqueezeExcitation? excitation, double drop, bool pools, (double[] Mean, double[] Variance)? statistics, Conv2d? next)
     {
@@ -128,7 +128,7 @@ internal sealed class TrainingPass : IDisposable
     {
         var batch = new Normalised(norm, x, statistics);
         if (next is not null)
-            return Pointwise<T>(next, batch, x, excitation);
+            return DepthwiseKernel.ShapeOf(next, x) is { } shape ? Depthwise<T>(next, shape, batch, x) : Pointwise<T>(next, batch, x, excitation);
         return (excitation is not null || drop > 0 ? Scaled<T>(batch, x, shortcut, excitation, drop) : pools ? Pooled<T>(batch, x) : Norm<T>(batch, x, shortcut), null);
     }
 
@@ -146,22 +146,31 @@ internal sealed class TrainingPass : IDisposable
             var (byX, constant) = batch.Learn(sum, withX);
             if (!x.requires_grad)
                 return;
-            if (unfinished.ContainsKey(x))
-            {
-                float* g = TensorLayout.Pointer(gradient), v = TensorLayout.Pointer(x); // which live as long as x, whose gradient it becomes
-                unfinished[x] = (row, count, to, distance) =>
-                {
-                    fixed (float* k = scale, b = shift, f = byX, o = constant)
-                        NormKernels.Backward<T>(g + row * channels, v + row * channels, to, distance, shortcut is not null, count, channels, k, b, f, o);
-                };
-                Send(gradient, x);
-                return;
-            }
-            var result = shortcut is { requires_grad: true } ? empty_like(gradient) : gradient;
-            NormKernels.Backward<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), TensorLayout.Pointer(result), shortcut is not null, rows, channels, scale, shift, byX, constant);
-            Send(result, x);
+            Finish<T>(batch, x, gradient, masked: shortcut is not null, isOurs: shortcut is not { requires_grad: true }, byX, constant);
         });
         return y;
+    }
+
+    /// <summary>The gradient before a norm, to whatever made <paramref name="x"/>: at once, or where a convolution of ours did, as that reads it.</summary>
+    /// <param name="masked">Whether <paramref name="gradient"/> has gone through the activation.</param>
+    /// <param name="isOurs">Whether <paramref name="gradient"/> may be written over.</param>
+    private unsafe void Finish<T>(Normalised batch, Tensor x, Tensor gradient, bool masked, bool isOurs, float[] byX, float[] constant) where T : struct, NormKernels.IActivation
+    {
+        var (channels, scale, shift) = (batch.Channels, batch.Scale, batch.Shift);
+        if (unfinished.ContainsKey(x))
+        {
+            float* g = TensorLayout.Pointer(gradient), v = TensorLayout.Pointer(x); // which live as long as x, whose gradient it becomes
+            unfinished[x] = (row, count, to, distance) =>
+            {
+                fixed (float* k = scale, b = shift, f = byX, o = constant)
+                    NormKernels.Backward<T>(g + row * channels, v + row * channels, to, distance, masked, count, channels, k, b, f, o);
+            };
+            Send(gradient, x);
+            return;
+        }
+        var result = isOurs ? gradient : empty_like(gradient);
+        NormKernels.Backward<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), TensorLayout.Pointer(result), masked, batch.Images * batch.Rows, channels, scale, shift, byX, constant);
+        Send(result, x);
     }
 
     /// <summary>With a factor for each channel of each image: what squeeze and excitation makes of their means, or whether the branch is kept.</summary>
@@ -271,12 +280,40 @@ internal sealed class TrainingPass : IDisposable
         {
             y.Dispose();
             var result = x.requires_grad ? Like(x) : null;
-            var filters = DepthwiseKernel.Backward(TensorLayout.Pointer(gradient), conv.weight!.requires_grad ? TensorLayout.Pointer(x) : null, result is null ? null : TensorLayout.Pointer(result), Numbers(conv.weight!), shape);
+            var (filters, _, _) = DepthwiseKernel.Backward<NormKernels.None>(PointwiseTraining.RowsOf(gradient), TensorLayout.Pointer(x), result is null ? null : TensorLayout.Pointer(result),
+                Numbers(conv.weight!), conv.weight!.requires_grad, null, shape);
             Add(conv.weight!, () => TensorLayout.Copy(filters, conv.weight!.shape));
             if (result is not null)
                 Send(result, x);
         });
         return y;
+    }
+
+    /// <summary>A norm and its activation, and the depthwise convolution behind them, whose input is never written; the statistics of what it makes.</summary>
+    private unsafe (Tensor Y, (double[] Mean, double[] Variance)? Statistics) Depthwise<T>(Conv2d conv, DepthwiseKernel.Shape shape, Normalised batch, Tensor x) where T : struct, NormKernels.IActivation
+    {
+        var learns = x.requires_grad || batch.Learns;
+        using var rows = empty([shape.Images, shape.OutHeight, shape.OutWidth, shape.Channels]); // whose numbers live as long as y
+        var y = rows.permute(0, 3, 1, 2);
+        var statistics = DepthwiseKernel.Forward<T>(TensorLayout.Pointer(x), TensorLayout.Pointer(y), Numbers(conv.weight!), batch.Scale, batch.Shift, shape);
+        if (learns || conv.weight!.requires_grad)
+        {
+            unfinished[y] = null;
+            GoBack(y, x, null, gradient =>
+            {
+                var result = learns ? Like(x) : null;
+                var (filters, sum, withX) = DepthwiseKernel.Backward<T>(unfinished[y] ?? PointwiseTraining.RowsOf(gradient), TensorLayout.Pointer(x), result is null ? null : TensorLayout.Pointer(result),
+                    Numbers(conv.weight!), conv.weight!.requires_grad, (batch.Scale, batch.Shift, batch.Origin), shape);
+                Forget(y);
+                Add(conv.weight!, () => TensorLayout.Copy(filters, conv.weight!.shape));
+                if (result is null)
+                    return;
+                var (byX, constant) = batch.Learn(sum, withX);
+                if (x.requires_grad)
+                    Finish<T>(batch, x, result, masked: true, isOurs: true, byX, constant);
+            });
+        }
+        return (y, statistics);
     }
 
     /// <summary>A 1x1 convolution, and the statistics of what it makes.</summary>
@@ -324,10 +361,8 @@ internal sealed class TrainingPass : IDisposable
                     return;
                 }
                 var (byX, constant) = batch.Learn(sum, withX);
-                if (!x.requires_grad)
-                    return;
-                NormKernels.Backward<T>(TensorLayout.Pointer(result), TensorLayout.Pointer(x), TensorLayout.Pointer(result), masked: true, batch.Images * batch.Rows, batch.Channels, batch.Scale, batch.Shift, byX, constant);
-                Send(result, x);
+                if (x.requires_grad)
+                    Finish<T>(batch, x, result, masked: true, isOurs: true, byX, constant);
             });
         }
         return (y, (mean, variance));
