@@ -169,8 +169,10 @@ internal static class TrainCommand
             RunFolder.Save(settings.Out, run, dataset, test: null);
             Console.WriteLine("stopped   testing what is there");
         }
+        using var models = run;
         var reports = run.Members.Select(m => Test(settings, m, dataset)).ToList();
-        var report = EvaluationReport.From(Predictor.Predict(run.Models, split.Test, run.Preprocessing, dataset.FakeClass, settings.Recipe.MirrorScores, CancellationToken.None), isSample: dataset.IsSample);
+        var mean = reports[0].Predictions.Select((p, i) => p with { FakeProbability = reports.Average(r => r.Predictions[i].FakeProbability) }); // as Predictor would give it once more
+        var report = EvaluationReport.From([.. mean], isSample: dataset.IsSample);
         RunFolder.Save(settings.Out, run, dataset, report, reports);
         foreach (var (i, member) in run.Members.Index())
             RunReport.Write(Path.Combine(RunFolder.MemberFolder(settings.Out, i + 1), "report.html"), member, dataset, reports[i]);
@@ -181,8 +183,6 @@ internal static class TrainCommand
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"member {i + 1}  accuracy {member.Accuracy.Value:0.000}, AUC {member.Auc.Value:0.000}, {run.Members[i].Best.Phase} epoch {run.Members[i].Best.Epoch}"));
         CommonOptions.Print(report);
         PrintWritten(settings, [RunFolder.RecordFile, "report.html", .. run.Members.Select((_, i) => Path.GetFileName(RunFolder.MemberFolder("", i + 1)))]);
-        foreach (var model in run.Models)
-            model.Dispose();
         if (!run.Stopped)
             return 0;
         Console.Error.WriteLine($"Stopped with {run.Members.Count} of {settings.Recipe.Members} members; they are an ensemble of their own, and the same command with --resume goes on.");

@@ -46,7 +46,7 @@ public sealed class EnsembleTests : IDisposable
         Assert.Equal(run.Members.SelectMany(m => m.Split.Validation).Select(i => i.Name), run.OutOfFold(0, Cancellation).Select(p => p.Image.Name));
 
         RunFolder.Save(folder["run"], run, Data, test: null);
-        run.Models.ToList().ForEach(m => m.Dispose());
+        run.Dispose();
         using (var saved = RunFolder.Open(folder["run"]))
         {
             Assert.Equal(2, saved.Members.Count);
@@ -95,8 +95,8 @@ public sealed class EnsembleTests : IDisposable
                 Assert.True(value.Equals(StateDict.Of(actual)[key]), key);
         Ensemble.DeleteCheckpoints(options.CheckpointFile!, small);
         Assert.Empty(Directory.GetFiles(folder.Path));
-        foreach (var model in (VisionModel[])[.. whole.Models, .. resumed.Models, .. one.Models])
-            model.Dispose();
+        foreach (var run in (EnsembleRun[])[whole, resumed, one])
+            run.Dispose();
         using var single = Models.MobileNetV2().WithHead(2);
         Assert.Contains("Ensemble.Fit", Assert.Throws<TrainingException>(() => Trainer.Fit(single, whole.Split, small)).Message);
         Assert.Throws<TrainingException>(() => (small with { ScoreInTrainingMode = true }).Check());
@@ -109,7 +109,7 @@ public sealed class EnsembleTests : IDisposable
         var run = Fit(small);
         Assert.Equal(Protocol.ChooseThreshold(run.OutOfFold(Data.FakeClass, Cancellation)), result.Runs[0].Threshold);
         Assert.Equal(Predictor.Predict(run.Models, run.Split.Test, run.Preprocessing, Data.FakeClass, true, Cancellation), result.Runs[0].Test.Predictions);
-        run.Models.ToList().ForEach(m => m.Dispose());
+        run.Dispose();
     }
 
     [Fact]

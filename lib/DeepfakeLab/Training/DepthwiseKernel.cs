@@ -89,20 +89,12 @@ internal static unsafe class DepthwiseKernel
                         for (var block = 0; block < rows * shape.OutWidth; block += NormKernels.Block)
                         {
                             NormKernels.Add<NormKernels.None>(null, to + block * channels, null, Math.Min(NormKernels.Block, rows * shape.OutWidth - block), channels, null, null, first.Data, partial.Data);
-                            Take(partial.Data, sums);
+                            NormKernels.Take(partial.Data, sums);
                         }
                     }
             }
         });
-        var count = (double)shape.Images * shape.OutHeight * shape.OutWidth;
-        var total = Sum(all, 2 * channels);
-        var (mean, variance) = (new double[channels], new double[channels]);
-        for (var c = 0; c < channels; c++)
-        {
-            var shifted = total[c] / count;
-            (mean[c], variance[c]) = (shifted + origin[c], Math.Max(0, total[channels + c] / count - shifted * shifted));
-        }
-        return (mean, variance);
+        return NormKernels.Moments(NormKernels.Join(all, channels), (long)shape.Images * shape.OutHeight * shape.OutWidth, origin);
     }
 
     /// <summary>The way back.</summary>
@@ -145,35 +137,19 @@ internal static unsafe class DepthwiseKernel
                         for (var block = 0; block < rows * shape.Width; block += NormKernels.Block)
                         {
                             Mask<T>(x + at + block * channels, result + at + block * channels, Math.Min(NormKernels.Block, rows * shape.Width - block), channels, k, b, o, partial.Data);
-                            Take(partial.Data, own);
+                            NormKernels.Take(partial.Data, own);
                         }
                     }
         });
-        var (total, gradients, ends) = (Sum(all, filters.Length), new float[filters.Length], Sum(both, 2 * channels));
+        var gradients = new float[filters.Length];
         for (var c = 0; c < channels; c++)
             for (var tap = 0; tap < taps; tap++)
-                gradients[c * taps + tap] = (float)total[Turned(c, tap, taps)];
-        return (gradients, ends[..channels], ends[channels..]);
+                gradients[c * taps + tap] = (float)all.Sum(sums => sums[Turned(c, tap, taps)]);
+        var (sum, withX) = NormKernels.Join(both, channels);
+        return (gradients, sum, withX);
     }
 
     private static int Turned(int channel, int tap, int taps) => (channel / 8 * taps + taps - 1 - tap) * 8 + channel % 8;
-
-    private static double[] Sum(double[][] all, int count)
-    {
-        var total = new double[count];
-        foreach (var sums in all)
-            for (var i = 0; i < count; i++)
-                total[i] += sums[i];
-        return total;
-    }
-
-    /// <summary>Adds what was summed in float32 to the sums in float64, and begins anew.</summary>
-    private static void Take(float* partial, double[] sums)
-    {
-        for (var i = 0; i < sums.Length; i++)
-            sums[i] += partial[i];
-        new Span<float>(partial, sums.Length).Clear();
-    }
 
     /// <summary>Writes rows of the normalised image, from one that may lie before the first, with zeros around.</summary>
     private static void Normalise<T>(float* image, float* to, int first, int rows, float* k, float* b, Shape shape) where T : struct, NormKernels.IActivation

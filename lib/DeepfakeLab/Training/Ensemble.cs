@@ -4,7 +4,7 @@ namespace DeepfakeLab;
 /// <param name="Members">Their trainings. Each had other images of <paramref name="Split"/>'s first two parts to learn from and to be chosen by.</param>
 /// <param name="Split">What was divided among them; its test images were not looked at.</param>
 /// <param name="Seed">What the members' seeds were drawn from.</param>
-public sealed record EnsembleRun(IReadOnlyList<TrainingRun> Members, Recipe Recipe, DataSplit Split, long Seed)
+public sealed record EnsembleRun(IReadOnlyList<TrainingRun> Members, Recipe Recipe, DataSplit Split, long Seed) : IDisposable
 {
     /// <summary>What <see cref="Predictor"/> takes.</summary>
     public IReadOnlyList<VisionModel> Models => [.. Members.Select(m => m.Model)];
@@ -14,6 +14,13 @@ public sealed record EnsembleRun(IReadOnlyList<TrainingRun> Members, Recipe Reci
 
     /// <summary>Whether it was cancelled before its end; it then has fewer members.</summary>
     public bool Stopped { get; init; }
+
+    /// <summary>Disposes of the models.</summary>
+    public void Dispose()
+    {
+        foreach (var member in Members)
+            member.Model.Dispose();
+    }
 
     /// <summary>Each validation image of a member, scored by that member, which has not learned from it: what a threshold can be chosen by.</summary>
     public IReadOnlyList<Prediction> OutOfFold(int fakeClass, CancellationToken cancellation = default) =>

@@ -110,14 +110,38 @@ internal static unsafe class NormKernels
     public static (double[] Mean, double[] Variance) Statistics(float* x, long rows, int channels)
     {
         var origin = new Span<float>(x, channels).ToArray(); // the first row: numbers are counted from there, so that their squares do not drown the variance
-        var (sum, squares) = Sums<None>(null, x, null, rows, channels, origin, origin, origin);
-        for (var c = 0; c < channels; c++)
+        return Moments(Sums<None>(null, x, null, rows, channels, origin, origin, origin), rows, origin);
+    }
+
+    /// <summary>Mean and (biased) variance of each channel from its sums over all rows of x - origin and of the square of that.</summary>
+    internal static (double[] Mean, double[] Variance) Moments((double[] First, double[] Second) sums, long rows, float[] origin)
+    {
+        var (mean, variance) = sums;
+        for (var c = 0; c < mean.Length; c++)
         {
-            var mean = sum[c] / rows;
-            squares[c] = Math.Max(0, squares[c] / rows - mean * mean);
-            sum[c] = mean + origin[c];
+            var shifted = mean[c] / rows;
+            variance[c] = Math.Max(0, variance[c] / rows - shifted * shifted);
+            mean[c] = shifted + origin[c];
         }
-        return (sum, squares);
+        return (mean, variance);
+    }
+
+    /// <summary>Adds what was summed in float32 to sums in float64, and begins anew.</summary>
+    internal static void Take(float* partial, double[] sums)
+    {
+        for (var i = 0; i < sums.Length; i++)
+            sums[i] += partial[i];
+        new Span<float>(partial, sums.Length).Clear();
+    }
+
+    /// <summary>The threads' sums, added in the threads' order: the first of the two that each channel has, and the second.</summary>
+    internal static (double[] First, double[] Second) Join(double[][] all, int channels)
+    {
+        var (first, second) = (new double[channels], new double[channels]);
+        foreach (var sums in all)
+            for (var c = 0; c < channels; c++)
+                (first[c], second[c]) = (first[c] + sums[c], second[c] + sums[channels + c]);
+        return (first, second);
     }
 
     /// <summary>y = activation(scale x + shift + shortcut).</summary>
@@ -198,20 +222,14 @@ internal static unsafe class NormKernels
             fixed (float* p = partial, k = scale, b = shift, o = origin)
                 for (var row = from; row < until; row += Block)
                 {
-                    partial.AsSpan().Clear();
                     Add<T>(At(gradient), At(x), At(y), Math.Min(Block, until - row), channels, k, b, o, p);
-                    for (var i = 0; i < sums.Length; i++)
-                        sums[i] += p[i];
+                    Take(p, sums);
 
                     float* At(float* numbers) => numbers is null ? null : numbers + row * channels;
                 }
             all[thread] = sums;
         });
-        var (first, second) = (new double[channels], new double[channels]);
-        foreach (var sums in all)
-            for (var c = 0; c < channels; c++)
-                (first[c], second[c]) = (first[c] + sums[c], second[c] + sums[channels + c]);
-        return (first, second);
+        return Join(all, channels);
     }
 
     /// <summary>Adds some rows, four at a time, so that memory is read in the order in which it lies.</summary>

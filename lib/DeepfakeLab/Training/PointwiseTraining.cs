@@ -95,16 +95,10 @@ internal static unsafe class PointwiseTraining
                         Read<T>(input, row, count, left.Data, distance);
                     MatrixKernel.Multiply(direct ? input.Data + row * inputs : left.Data, direct ? inputs : distance, count, weights.Data, inputs, width, Maps.Zeros, results.Data, width);
                     Write(results.Data, width, to + row * outputs, count, outputs, o, partial.Data, past);
-                    Take(partial, sums);
+                    NormKernels.Take(partial.Data, sums);
                 }
         });
-        var (mean, variance) = Sum(all, outputs);
-        for (var c = 0; c < outputs; c++)
-        {
-            var shifted = mean[c] / input.Rows;
-            variance[c] = Math.Max(0, variance[c] / input.Rows - shifted * shifted);
-            mean[c] = shifted + origin[c];
-        }
+        var (mean, variance) = NormKernels.Moments(NormKernels.Join(all, outputs), input.Rows, origin);
         return (y.permute(0, 3, 1, 2), mean, variance);
     }
 
@@ -140,12 +134,12 @@ internal static unsafe class PointwiseTraining
                         MatrixKernel.Multiply(right.Data, distance, count, weights.Data, outputs, width, Maps.Zeros, results.Data, width);
                     Back<T>(input, row, count, k, b, m, f, learns ? packed.Data : null, weights is null ? null : results.Data, width, weights is null ? null : to + row * inputs, past, partial.Data);
                     if (mean is not null)
-                        Take(partial, sums);
+                        NormKernels.Take(partial.Data, sums);
                     if (own[thread] is { } sum)
                         MatrixKernel.Multiply(right.Data, 1, outputs, packed.Data, count, width, Maps.Zeros, sum.Data, width, sum.Data, runs: count, apart: distance);
                 }
         });
-        var (first, second) = Sum(all, inputs);
+        var (first, second) = NormKernels.Join(all, inputs);
         return (learns ? Sum(own, outputs, inputs, width) : null, first, second);
     }
 
@@ -191,23 +185,6 @@ internal static unsafe class PointwiseTraining
     }
 
     /// <summary>The threads' two sums a channel.</summary>
-    private static (double[] First, double[] Second) Sum(double[][] parts, int channels)
-    {
-        var (first, second) = (new double[channels], new double[channels]);
-        foreach (var sums in parts)
-            for (var c = 0; c < channels; c++)
-                (first[c], second[c]) = (first[c] + sums[c], second[c] + sums[channels + c]);
-        return (first, second);
-    }
-
-    private static void Take(Floats partial, double[] sums)
-    {
-        var numbers = new Span<float>(partial.Data, sums.Length);
-        for (var i = 0; i < sums.Length; i++)
-            sums[i] += numbers[i];
-        numbers.Clear();
-    }
-
     private static void Copy(float* from, int rows, int channels, float* to, int distance)
     {
         for (var row = 0; row < rows; row++, from += channels, to += distance)

@@ -148,28 +148,18 @@ public static class Protocol
     private static ProtocolRun TrainEnsemble(
         FaceDataset data, DataSplit split, int fold, Func<VisionModel> model, Recipe recipe, FitOptions options, Action<EpochFigures>? onEpoch, CancellationToken cancellation)
     {
-        EnsembleRun run;
         try
         {
-            run = Ensemble.Fit(model, split, recipe, options, (_, e) => onEpoch?.Invoke(e), cancellation);
-        }
-        catch (EnsembleStoppedException stopped)
-        {
-            Dispose(stopped.Run);
-            throw;
-        }
-        try
-        {
+            using var run = Ensemble.Fit(model, split, recipe, options, (_, e) => onEpoch?.Invoke(e), cancellation);
             var threshold = ChooseThreshold(run.OutOfFold(data.FakeClass, cancellation));
             var test = Predictor.Predict(run.Models, split.Test, run.Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation);
             return new ProtocolRun(options.Seed, fold, run.Members[0].Best, threshold, EvaluationReport.From(test, threshold, resamples: 0, isSample: data.IsSample));
         }
-        finally
+        catch (EnsembleStoppedException stopped)
         {
-            Dispose(run);
+            stopped.Run.Dispose();
+            throw;
         }
-
-        static void Dispose(EnsembleRun run) => run.Models.ToList().ForEach(m => m.Dispose());
     }
 
     /// <summary>The runs with all their predictions as one.</summary>

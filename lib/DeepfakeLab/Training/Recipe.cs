@@ -60,6 +60,9 @@ public enum RateSchedule
 /// </remarks>
 public sealed record Recipe
 {
+    /// <summary>Of an ensemble.</summary>
+    internal const int MostMembers = 100;
+
     /// <summary>What reports call it.</summary>
     public string Name { get; init; } = "fine-tune";
 
@@ -247,7 +250,7 @@ public sealed record Recipe
         Require(MadeFakes is >= 0 and < 1, nameof(MadeFakes), MadeFakes, "Use 0 to below 1");
         Require(AverageDecay is >= 0 and < 1, nameof(AverageDecay), AverageDecay, "Use 0 to below 1");
         Require(ClipNorm >= 0, nameof(ClipNorm), ClipNorm, "Use 0 or more");
-        Require(Members is >= 1 and <= 100 && (Members == 1 || !ScoreInTrainingMode), nameof(Members), Members, "Use 1 to 100, and 1 where images are scored in training mode");
+        Require(Members is >= 1 and <= MostMembers && (Members == 1 || !ScoreInTrainingMode), nameof(Members), Members, "Use 1 to 100, and 1 where images are scored in training mode");
         Require(Patience >= 0, nameof(Patience), Patience, "Use 0 or more");
         Augmentation.Check();
         return this;

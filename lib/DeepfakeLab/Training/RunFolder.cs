@@ -16,7 +16,6 @@ public static class RunFolder
     /// <summary>Settings, versions, data, split, history and figures.</summary>
     public const string RecordFile = "run.json";
 
-    private const int MostMembers = 100;
     private const long LargestRecord = 256L << 20;
     private static readonly JsonSerializerOptions json = new()
     {
@@ -68,7 +67,7 @@ public static class RunFolder
         if (record["members"] is not { } members)
             return Open(folder, record);
         var file = Path.Combine(folder, RecordFile);
-        if (members is not JsonValue value || !value.TryGetValue<int>(out var count) || count is < 1 or > MostMembers)
+        if (members is not JsonValue value || !value.TryGetValue<int>(out var count) || count is < 1 or > Recipe.MostMembers)
             throw new TrainingException("The run's record is damaged", file, "Train again");
         var opened = new List<SavedRun>();
         try
