@@ -45,11 +45,11 @@ internal static class NotebookCommand
         command.SetAction(async (parsed, cancellation) =>
         {
             var folder = Path.GetFullPath(parsed.GetValue(output)!);
-            var passed = true;
+            var (passed, terminal) = (true, Console.Error);
             foreach (var file in Expand(parsed.GetValue(files)!))
             {
                 var notebook = Notebook.Read(file);
-                passed &= await Execute(notebook, file, cancellation);
+                passed &= await Execute(notebook, file, terminal, cancellation);
                 var copy = Path.Combine(folder, Path.GetFileName(file));
                 if (Path.GetFullPath(copy) == file)
                     throw new NotebookException("The executed copy would replace the notebook itself", file, "Name another folder with --out");
@@ -75,10 +75,10 @@ internal static class NotebookCommand
             """) { files };
         command.SetAction(async (parsed, cancellation) =>
         {
-            var passed = true;
+            var (passed, terminal) = (true, Console.Error);
             foreach (var file in Expand(parsed.GetValue(files)!))
             {
-                var one = await Execute(Notebook.Read(file), file, cancellation);
+                var one = await Execute(Notebook.Read(file), file, terminal, cancellation);
                 Console.WriteLine($"{(one ? "passed" : "FAILED")} {Relative(file)}");
                 passed &= one;
                 cancellation.ThrowIfCancellationRequested();
@@ -143,7 +143,8 @@ internal static class NotebookCommand
     }
 
     /// <summary>Runs a notebook as Jupyter would, in its own folder, and says on the terminal how far it is.</summary>
-    private static async Task<bool> Execute(Notebook notebook, string file, CancellationToken cancellation)
+    /// <param name="terminal">Standard error as it was before the first notebook: a session's own hands what a cell's thread writes to that cell.</param>
+    private static async Task<bool> Execute(Notebook notebook, string file, TextWriter terminal, CancellationToken cancellation)
     {
         var options = new SessionOptions
         {
@@ -153,7 +154,7 @@ internal static class NotebookCommand
         };
         var before = Environment.CurrentDirectory;
         NotebookFailure? failure;
-        using (var progress = TerminalProgress.Show())
+        using (var progress = TerminalProgress.Show(terminal))
         {
             progress.WriteLine(Relative(file));
             Environment.CurrentDirectory = options.Folder;

@@ -60,13 +60,15 @@ public sealed class TerminalProgress : IDisposable
     public static ProgressMode Mode { get; set; }
 
     /// <summary>Begins to show progress, until the returned object is disposed of.</summary>
-    public static TerminalProgress Show()
+    /// <param name="terminal">Where; null for standard error as it is now, which a notebook's session has put its own before.</param>
+    public static TerminalProgress Show(TextWriter? terminal = null)
     {
-        var console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
+        terminal ??= Console.Error;
+        var console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(terminal) });
         var plain = Console.IsErrorRedirected || !console.Profile.Capabilities.Ansi || !console.Profile.Capabilities.Interactive;
         using (ExecutionContext.IsFlowSuppressed() ? null : (IDisposable)ExecutionContext.SuppressFlow())
         {
-            var progress = new TerminalProgress(console, Console.Error, Mode == ProgressMode.Auto ? plain ? ProgressMode.Lines : ProgressMode.Bar : Mode);
+            var progress = new TerminalProgress(console, terminal, Mode == ProgressMode.Auto ? plain ? ProgressMode.Lines : ProgressMode.Bar : Mode);
             if (progress.mode == ProgressMode.Bar && !Console.IsOutputRedirected)
                 LinesAboveBar.Of(progress);
             return progress;

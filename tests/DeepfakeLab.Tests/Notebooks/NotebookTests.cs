@@ -122,6 +122,22 @@ public class NotebookTests
         Assert.Equal(1, TestSupport.Run("dotnet", [cli, "notebook", "run", "absent.ipynb"]).Code);
     }
 
+    /// <summary>The second notebook's progress went into its cells' outputs: the first one's session still stood before the terminal.</summary>
+    [Fact]
+    public void Progress_of_a_second_notebook_goes_to_the_terminal()
+    {
+        using var folder = TestSupport.Folder();
+        var library = Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.dll");
+        foreach (var name in (string[])["first", "second"])
+            new Notebook { Cells = [Code($"#r \"{library}\"\nusing DeepfakeLab;\nLabProgress.Begin(\"counting\", 2, \"images\").Advance(1);\n1 + 1")] }.Write(folder[$"{name}.ipynb"]);
+        var (code, _, error) = TestSupport.Run("dotnet", [Path.Combine(AppContext.BaseDirectory, "DeepfakeLab.Cli.dll"),
+            "--progress", "json", "notebook", "run", folder["first.ipynb"], folder["second.ipynb"], "--out", folder["out"]]);
+        Assert.True(code == 0, error);
+        Assert.Equal(2, error.Split('\n').Count(line => line.Contains("\"task\":\"counting\"", StringComparison.Ordinal)));
+        foreach (var name in (string[])["first", "second"])
+            Assert.DoesNotContain("stream", File.ReadAllText(folder[$"out/{name}.ipynb"]));
+    }
+
     private static NotebookCell Code(string source, string tag = "") =>
         new(CellKind.Code, source, metadata: tag.Length == 0 ? null : new JsonObject { ["tags"] = new JsonArray(tag) });
 }
