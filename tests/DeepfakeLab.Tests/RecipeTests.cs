@@ -232,6 +232,15 @@ public sealed class RecipeTests : IDisposable
     }
 
     [Fact]
+    public void Images_are_held_only_where_they_are_looked_at_again()
+    {
+        var once = StudyRecipes.Find("mobilenet-published").Recipe;
+        Assert.True(once.LooksOnce);
+        Assert.All((Recipe[])[once with { HeadEpochs = 1 }, once with { FeatureCopies = 0 }, once with { FeatureCopies = 2 }, once with { MirrorScores = true }, once with { AdaptStatistics = true }], r => Assert.False(r.LooksOnce));
+        Assert.True((once with { AdaptStatistics = true, BatchNorm = BatchNormMode.FrozenStatistics }).LooksOnce); // there is nothing to adapt
+    }
+
+    [Fact]
     public void A_training_that_is_stopped_leaves_the_best_model()
     {
         using var stop = new CancellationTokenSource();

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace DeepfakeLab;
 
-/// <summary>Images ready to be batched: decoded and resized once where memory allows, else again for each batch, ahead of time on other threads.</summary>
+/// <summary>Images ready to be batched: decoded and resized once, at the first batch, where memory allows, else again for each batch, ahead of time on other threads.</summary>
 /// <remarks>A GPU holds them itself where they are few; else batches lie in memory that it reads while it computes (pinned).</remarks>
 internal sealed class ImageStore : IDisposable
 {
@@ -14,7 +14,7 @@ internal sealed class ImageStore : IDisposable
     private const long DeviceMemory = 1L << 30;
 
     private readonly Preprocessing preprocessing;
-    private readonly Tensor? all; // uint8 [N, 3, H, W]
+    private readonly Lazy<Tensor?> all; // uint8 [N, 3, H, W]; null where it would take too much
     private (int[] Indices, Task<Tensor> Batch)? ahead;
 
     /// <param name="images">The images, in the order in which batches index them.</param>
@@ -24,12 +24,13 @@ internal sealed class ImageStore : IDisposable
     {
         Images = images;
         this.preprocessing = preprocessing;
-        if (preprocessing.OutputSize is var (height, width) && images.Count * 3L * height * width <= memoryLimit)
+        all = new(() =>
         {
-            all = ImageLoader.Load(images, preprocessing, cancellation);
-            if (LabRuntime.Device.type != DeviceType.CPU && all.numel() <= DeviceMemory)
-                all = all.to(LabRuntime.Device, disposeAfter: true);
-        }
+            if (preprocessing.OutputSize is not var (height, width) || images.Count * 3L * height * width > memoryLimit)
+                return null;
+            var pixels = ImageLoader.Load(images, preprocessing, cancellation).DetachFromDisposeScope();
+            return LabRuntime.Device.type != DeviceType.CPU && pixels.numel() <= DeviceMemory ? pixels.to(LabRuntime.Device, disposeAfter: true).DetachFromDisposeScope() : pixels;
+        });
     }
 
     public IReadOnlyList<FaceImage> Images { get; }
@@ -37,10 +38,10 @@ internal sealed class ImageStore : IDisposable
     /// <summary>uint8 [n, 3, H, W] on the device, owned by the caller's dispose scope.</summary>
     public Tensor Batch(IReadOnlyList<int> indices, CancellationToken cancellation)
     {
-        if (all is not null)
+        if (all.Value is { } held)
         {
-            using var rows = tensor(indices.Select(i => (long)i).ToArray(), device: all.device);
-            return all.index_select(0, rows).to(LabRuntime.Device);
+            using var rows = tensor(indices.Select(i => (long)i).ToArray(), device: held.device);
+            return held.index_select(0, rows).to(LabRuntime.Device);
         }
         if (ahead is var (expected, batch) && expected.AsSpan().SequenceEqual([.. indices]))
         {
@@ -54,7 +55,7 @@ internal sealed class ImageStore : IDisposable
     /// <summary>Begins to decode a batch that will be asked for next, while the last one is learned from.</summary>
     public void Prepare(int[] indices, CancellationToken cancellation)
     {
-        if (all is not null)
+        if (all.Value is not null)
             return;
         Forget();
         ahead = (indices, Task.Run(() => Decode(indices, cancellation), CancellationToken.None));
@@ -63,7 +64,8 @@ internal sealed class ImageStore : IDisposable
     public void Dispose()
     {
         Forget();
-        all?.Dispose();
+        if (all.IsValueCreated)
+            all.Value?.Dispose();
     }
 
     private Tensor Decode(int[] indices, CancellationToken cancellation)

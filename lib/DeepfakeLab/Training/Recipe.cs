@@ -87,6 +87,11 @@ public sealed record Recipe
     /// </summary>
     public int FeatureCopies { get; init; }
 
+    /// <summary>Whether each image is looked at once only, for the features that are kept of it, so that nobody need hold it.</summary>
+    internal bool LooksOnce => FeatureCopies == 1 && HeadEpochs == 0 && !MirrorScores && !AdaptsStatistics;
+
+    internal bool AdaptsStatistics => Epochs > 0 && AdaptStatistics && BatchNorm == BatchNormMode.BatchStatistics;
+
     /// <summary>What frozen layers compute features in: those, and those that a new head learns on in the first phase.</summary>
     public Precision FeaturePrecision { get; init; }
 

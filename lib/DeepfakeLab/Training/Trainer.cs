@@ -89,8 +89,9 @@ public static class Trainer
             model.WithHead(model.Classes, recipe.Head);
         }
         model.to(LabRuntime.Device);
-        using var training = new ImageStore(split.Train, preprocessing, linked.Token, options.ImageMemory);
-        using var validation = new ImageStore(split.Validation, preprocessing, linked.Token, options.ImageMemory);
+        var memory = recipe.LooksOnce ? 0 : options.ImageMemory;
+        using var training = new ImageStore(split.Train, preprocessing, linked.Token, memory);
+        using var validation = new ImageStore(split.Validation, preprocessing, linked.Token, memory);
         using var loop = new TrainingLoop(model, recipe, options, split, preprocessing, training, validation, onEpoch, linked.Token);
         if (LabRuntime.Device.type != DeviceType.CPU)
             return work(loop);

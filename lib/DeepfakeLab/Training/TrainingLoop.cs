@@ -36,7 +36,7 @@ internal sealed class TrainingLoop(
                 ? TrainingCheckpoint.Read(file, Identity()) : null;
             if (state is null)
             {
-                if (recipe.Epochs > 0 && recipe.AdaptStatistics && recipe.BatchNorm == BatchNormMode.BatchStatistics)
+                if (recipe.AdaptsStatistics)
                     AdaptStatistics(Frozen(recipe.Cut));
                 TrainHead();
                 best?.CopyTo(model); // fine-tuning sets out from the best head, not from the last
