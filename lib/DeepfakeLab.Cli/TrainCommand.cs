@@ -251,7 +251,7 @@ internal static class TrainCommand
         return 0;
 
         static void PrintRun(ProtocolRun run) => Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"seed {run.Seed}, fold {run.Fold}: accuracy {run.Test.Accuracy.Value:0.000}, AUC {run.Test.Auc.Value:0.000}, threshold {run.Threshold:0.000}, {run.Best.Phase} epoch {run.Best.Epoch}"));
+            $"seed {run.Seed}, fold {run.Fold}: accuracy {run.Test.Accuracy.Value:0.000}, AUC {run.Test.Auc.Value:0.000}, threshold {run.Threshold:0.000}, {run.Kept}"));
     }
 
     private static void PrintWritten(Settings settings, IEnumerable<string> files) =>

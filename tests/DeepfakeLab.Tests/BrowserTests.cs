@@ -53,7 +53,7 @@ public class BrowserTests
         using var folder = TestSupport.Folder();
         var (run, data, test) = Run(folder);
         run.Model.Dispose();
-        ProtocolRun[] runs = [.. Enumerable.Range(0, 10).Select(i => new ProtocolRun(1 + i / 5, 1 + i % 5, run.Best, 0.4 + 0.02 * i, EvaluationReport.From(test.Predictions, 0.4 + 0.02 * i, resamples: 0)))];
+        ProtocolRun[] runs = [.. Enumerable.Range(0, 10).Select(i => new ProtocolRun(1 + i / 5, 1 + i % 5, [run.Best], 0.4 + 0.02 * i, EvaluationReport.From(test.Predictions, 0.4 + 0.02 * i, resamples: 0)))];
         RunReport.Write(folder["report.html"], new ProtocolResult(runs, test), data, "mobilenet_v2", run.Recipe);
         Assert.Equal(
             ["accuracy of 11 runs", "AUC of 11 runs", "Confusion matrix", "ROC and precision-recall curves", "Reliability", "By difficulty", "By replaced part", "Where the model was surest and wrong"],

@@ -109,6 +109,8 @@ public sealed class EnsembleTests : IDisposable
         var run = Fit(small);
         Assert.Equal(Protocol.ChooseThreshold(run.OutOfFold(Data.FakeClass, Cancellation)), result.Runs[0].Threshold);
         Assert.Equal(Predictor.Predict(run.Models, run.Split.Test, run.Preprocessing, Data.FakeClass, true, Cancellation), result.Runs[0].Test.Predictions);
+        Assert.Equal(run.Members.Select(m => (m.Best.Phase, m.Best.Epoch, m.Best.ValidationAuc)), result.Runs[0].Best.Select(b => (b.Phase, b.Epoch, b.ValidationAuc)));
+        Assert.Equal(string.Join(", ", run.Members.Select(m => $"{m.Best.Phase} epoch {m.Best.Epoch}")), result.Runs[0].Kept);
         run.Dispose();
     }
 

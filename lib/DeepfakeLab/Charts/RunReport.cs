@@ -33,7 +33,7 @@ public static partial class RunReport
     /// <summary>Writes the page of several trainings, which are compared with each other.</summary>
     public static void Write(string path, ProtocolResult result, FaceDataset data, string model, Recipe recipe)
     {
-        var runs = result.Runs.Select(r => (Name: $"seed {r.Seed}{(result.Runs.Any(o => o.Fold > 1) ? $", fold {r.Fold}" : "")}", r.Test, r.Threshold, r.Best)).ToList();
+        var runs = result.Runs.Select(r => (Name: $"seed {r.Seed}{(result.Runs.Any(o => o.Fold > 1) ? $", fold {r.Fold}" : "")}", r.Test, r.Threshold, r.Kept)).ToList();
         HtmlReport.Write(path, $"{model}, {recipe.Name}: {runs.Count} trainings{Sample(data)}",
         [
             SampleNote(new ReportSection("What this is")
@@ -42,8 +42,8 @@ public static partial class RunReport
             new ReportSection("The trainings beside each other")
                 .Add(Charts.Comparison("accuracy", [.. runs.Select(r => (r.Name, r.Test.Accuracy)), ("mean", result.Accuracy)]))
                 .Add(Charts.Comparison("AUC", [.. runs.Select(r => (r.Name, r.Test.Auc)), ("mean", result.Auc)]))
-                .Table(["training", "test images", "accuracy", "AUC", "threshold", "kept epoch"], runs.Select(r => (string[])
-                    [r.Name, Number(r.Test.N), Number(r.Test.Accuracy.Value), Number(r.Test.Auc.Value), Number(r.Threshold), $"{r.Best.Phase} {r.Best.Epoch}"])),
+                .Table(["training", "test images", "accuracy", "AUC", "threshold", "kept"], runs.Select(r => (string[])
+                    [r.Name, Number(r.Test.N), Number(r.Test.Accuracy.Value), Number(r.Test.Auc.Value), Number(r.Threshold), r.Kept])),
             Test(result.Pooled, null, "All test answers as one, each training's probabilities shifted so that its threshold lies at 0.5."),
             new ReportSection("Most confident mistakes").AddMistakes(result.Pooled),
             new ReportSection("Settings").Facts([("data", data.ToString()), ("data fingerprint", data.Fingerprint), Device, .. recipe.Settings()]),

@@ -9,10 +9,14 @@ namespace DeepfakeLab;
 /// <summary>One training of several, tested on images that it had not seen.</summary>
 /// <param name="Seed">Of split and training.</param>
 /// <param name="Fold">From 1; 1 where there are no folds.</param>
-/// <param name="Best">The epoch that validation chose; of an ensemble's first member.</param>
+/// <param name="Best">The epoch that validation chose; of an ensemble, each member's.</param>
 /// <param name="Threshold">The threshold that validation chose.</param>
 /// <param name="Test">The test figures at that threshold, without intervals.</param>
-public sealed record ProtocolRun(long Seed, int Fold, EpochFigures Best, double Threshold, EvaluationReport Test);
+public sealed record ProtocolRun(long Seed, int Fold, IReadOnlyList<EpochFigures> Best, double Threshold, EvaluationReport Test)
+{
+    /// <summary>"fine-tune epoch 14", or as many as there are members.</summary>
+    public string Kept => string.Join(", ", Best.Select(b => string.Create(CultureInfo.InvariantCulture, $"{b.Phase} epoch {b.Epoch}")));
+}
 
 /// <summary>What several trainings say together.</summary>
 /// <param name="Runs">Each of them.</param>
@@ -38,8 +42,8 @@ public sealed record ProtocolResult(IReadOnlyList<ProtocolRun> Runs, EvaluationR
         ["pooled"] = Pooled.ToJson(),
         ["runs"] = new JsonArray([.. Runs.Select(r => new JsonObject
         {
-            ["seed"] = r.Seed, ["fold"] = r.Fold, ["phase"] = r.Best.Phase, ["epoch"] = r.Best.Epoch, ["validationAuc"] = Estimate.Number(r.Best.ValidationAuc),
-            ["threshold"] = r.Threshold, ["test"] = r.Test.ToJson(),
+            ["seed"] = r.Seed, ["fold"] = r.Fold, ["threshold"] = r.Threshold, ["test"] = r.Test.ToJson(),
+            ["best"] = new JsonArray([.. r.Best.Select(b => new JsonObject { ["phase"] = b.Phase, ["epoch"] = b.Epoch, ["validationAuc"] = Estimate.Number(b.ValidationAuc) })]),
         })]),
     };
 
@@ -139,7 +143,7 @@ public static class Protocol
         using var fresh = model();
         var run = Trainer.Fit(fresh, split, recipe, options, onEpoch, cancellation);
         var threshold = ChooseThreshold(Predict(split.Validation));
-        return new ProtocolRun(options.Seed, fold, run.Best, threshold, EvaluationReport.From(Predict(split.Test), threshold, resamples: 0, isSample: data.IsSample));
+        return new ProtocolRun(options.Seed, fold, [run.Best], threshold, EvaluationReport.From(Predict(split.Test), threshold, resamples: 0, isSample: data.IsSample));
 
         IReadOnlyList<Prediction> Predict(IReadOnlyList<FaceImage> images) =>
             Predictor.Predict(fresh, images, run.Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation, recipe.ScoreInTrainingMode);
@@ -153,7 +157,7 @@ public static class Protocol
             using var run = Ensemble.Fit(model, split, recipe, options, (_, e) => onEpoch?.Invoke(e), cancellation);
             var threshold = ChooseThreshold(run.OutOfFold(data.FakeClass, cancellation));
             var test = Predictor.Predict(run.Models, split.Test, run.Preprocessing, data.FakeClass, recipe.MirrorScores, cancellation);
-            return new ProtocolRun(options.Seed, fold, run.Members[0].Best, threshold, EvaluationReport.From(test, threshold, resamples: 0, isSample: data.IsSample));
+            return new ProtocolRun(options.Seed, fold, [.. run.Members.Select(m => m.Best)], threshold, EvaluationReport.From(test, threshold, resamples: 0, isSample: data.IsSample));
         }
         catch (EnsembleStoppedException stopped)
         {

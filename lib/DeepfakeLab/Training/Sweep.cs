@@ -55,7 +55,7 @@ public static class Sweep
             foreach (var old in Directory.GetFiles(folder, "checkpoint-*.safetensors"))
                 File.Delete(old);
             log(string.Create(CultureInfo.InvariantCulture,
-                $"accuracy {result.Run.Test.Accuracy.Value:0.000}, AUC {result.Run.Test.Auc.Value:0.000}, threshold {result.Run.Threshold:0.000}, {result.Run.Best.Phase} epoch {result.Run.Best.Epoch}, {clock.Elapsed.TotalSeconds:0.0} s"));
+                $"accuracy {result.Run.Test.Accuracy.Value:0.000}, AUC {result.Run.Test.Auc.Value:0.000}, threshold {result.Run.Threshold:0.000}, {result.Run.Kept}, {clock.Elapsed.TotalSeconds:0.0} s"));
             return true;
         }
         catch (Exception e) when (e is not OperationCanceledException) // torch's own errors too, such as too little memory

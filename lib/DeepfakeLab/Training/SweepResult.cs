@@ -92,7 +92,7 @@ internal sealed record SweepResult(string Id, string Settings, string Data, bool
                 return (null, SweepState.Outdated);
             var rows = read["predictions"].Deserialize<Row[]>(json)!.Select(r => new Prediction(Image(r), r.Fake, r.P)).ToArray();
             var (threshold, sample) = ((double)read["threshold"]!, (bool)read["sample"]!);
-            var run = new ProtocolRun(task.Seed, task.Fold, read["best"].Deserialize<EpochFigures>(json)!, threshold, EvaluationReport.From(rows, threshold, resamples: 0, isSample: sample));
+            var run = new ProtocolRun(task.Seed, task.Fold, read["best"].Deserialize<EpochFigures[]>(json)!, threshold, EvaluationReport.From(rows, threshold, resamples: 0, isSample: sample));
             return (new SweepResult(task.Id, (string)read["settings"]!, (string)read["data"]!, sample, (string)read["weights"]!, run), SweepState.Done);
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or NullReferenceException or ArgumentException or FormatException or EvaluationException)
