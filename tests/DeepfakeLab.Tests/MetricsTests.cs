@@ -58,6 +58,8 @@ public class MetricsTests
         Assert.Throws<EvaluationException>(() => Metrics.Auc([true], [1, 2]));
         Assert.Throws<EvaluationException>(() => EvaluationReport.From([]));
         Assert.Equal(1, Metrics.Auc([true, false], [7, -3])); // an AUC needs no probabilities
+        Assert.Equal(0.0325, Metrics.AucError(0.893, 51, 58), 4); // Hanley and McNeil 1982: .032, there rounded
+        Assert.Equal(0, Metrics.AucError(1, 5, 5));
     }
 
     private static void Compare(Case c, JsonObject expected, string name)

@@ -289,6 +289,45 @@ public sealed class TrainingTests : IDisposable
     }
 
     [Fact]
+    public void The_kept_model_has_the_odds_of_images_among_which_nobody_made_fakes()
+    {
+        NameParts();
+        var still = small with { LearningRate = 1e-30, WeightDecay = 0, AdaptStatistics = false, BatchNorm = BatchNormMode.FrozenStatistics, KeepLatest = true, HeadEpochs = 0, Epochs = 2 };
+        var (with, without) = (Fit(still with { MadeFakes = 0.4 }), Fit(still with { MadeFakes = 0 })); // fine-tuning learns nothing, so that they differ by the correction only
+        Assert.Equal((2, 2), (with.Best.Epoch, without.Best.Epoch));
+        var (moved, unmoved) = (with.Model.state_dict(), without.Model.state_dict());
+        const string bias = "classifier.1.bias";
+        foreach (var key in moved.Keys.Where(k => k != bias))
+            Assert.True(moved[key].allclose(unmoved[key], rtol: 0, atol: 1e-25), key);
+        double fakes = with.Split.Train.Count(i => i.Replaced != FaceParts.None || i.Label == 0), reals = with.Split.Train.Count - fakes;
+        Assert.Equal(Math.Log((fakes + 0.4 * reals) / fakes), (moved[bias] - unmoved[bias])[0].item<float>(), 1e-5);
+        Assert.Equal(unmoved[bias][1].item<float>(), moved[bias][1].item<float>(), 1e-6);
+        var scored = Predictor.Figures(Predictor.Probabilities(with.Model, with.Split.Validation, with.Preprocessing, mirrorScores: true), [.. with.Split.Validation.Select(i => (long)i.Label)]);
+        Assert.Equal(with.Best.ValidationLoss, scored.Loss, 5);
+        with.Model.Dispose();
+        without.Model.Dispose();
+    }
+
+    [Fact]
+    public void The_latest_epoch_is_kept_of_those_that_validation_cannot_tell_apart()
+    {
+        long[] labels = [.. Enumerable.Range(0, 128).Select(i => i % 2L)]; // the standard error of .8 is .039
+        Assert.Equal((1, 2), Kept([0.80], [0.70, 0.80]));
+        Assert.Equal((2, 2), Kept([0.70], [0.75, 0.80]));
+        Assert.Equal((2, 4), Kept([0.60], [0.74, 0.80, 0.75, 0.77])); // .75 is more than that below
+        Assert.Equal((2, 2), Kept([0.60], [0.74, 0.80, 0.75, 0.70]));
+        Assert.Equal((1, 1), Kept([0.80], [0.70, 0.75]));
+
+        (int Highest, int Latest) Kept(double[] head, double[] tuned)
+        {
+            List<EpochFigures> history = [.. head.Select((a, i) => Epoch("head", i + 1, a)), .. tuned.Select((a, i) => Epoch("fine-tune", i + 1, a))];
+            return (TrainingLoop.Kept(history, latest: false, labels).Epoch, TrainingLoop.Kept(history, latest: true, labels).Epoch);
+        }
+
+        static EpochFigures Epoch(string phase, int number, double auc) => new(phase, number, 0.6, 0.6, 0.7, auc, 1e-4, 1);
+    }
+
+    [Fact]
     public void Where_no_name_tells_of_parts_there_are_neither_part_targets_nor_made_fakes()
     {
         using var with = Fit(small with { PartsLoss = 0.5, MadeFakes = 0.4 }).Model;

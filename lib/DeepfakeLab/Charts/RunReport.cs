@@ -81,7 +81,7 @@ public static partial class RunReport
     private static ReportSection Training(TrainingRun run, RunExtras extras)
     {
         var section = new ReportSection("Training")
-            .Text($"A new head on frozen features first, then fine-tuning. Kept: {run.Best.Phase}, epoch {run.Best.Epoch}, which had the highest AUC on the validation images.")
+            .Text($"A new head on frozen features first, then fine-tuning. Kept: {run.Best.Phase}, epoch {run.Best.Epoch}, {(run.Recipe.KeepLatest ? "the latest whose AUC on the validation images lay within a standard error of the highest" : "which had the highest AUC on the validation images")}.")
             .Add(Curves(run));
         return extras.RateTest is not { } rates ? section : section
             .Text("Before it a short training at a growing rate, to see which rates learn; the weights were then put back.")

@@ -30,6 +30,18 @@ public static class Metrics
     /// <summary>Area under the ROC curve: the chance that a fake scores above a real image. NaN where a class is absent.</summary>
     public static double Auc(bool[] truth, double[] scores) => Rank(truth, scores).Auc();
 
+    /// <summary>The standard error of an area under the ROC curve (Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747).</summary>
+    /// <param name="auc">From 0 to 1.</param>
+    /// <param name="fakes">How many there were.</param>
+    /// <param name="reals">How many there were.</param>
+    public static double AucError(double auc, int fakes, int reals)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(fakes, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(reals, 1);
+        var (square, two) = (auc * auc, auc / (2 - auc)); // "two": that two fakes both score above a real image
+        return Math.Sqrt((auc * (1 - auc) + (fakes - 1) * (two - square) + (reals - 1) * (2 * square / (1 + auc) - square)) / ((double)fakes * reals));
+    }
+
     /// <summary>Average precision, the step-wise area under the precision-recall curve.</summary>
     public static double AveragePrecision(bool[] truth, double[] scores) => Rank(truth, scores).AveragePrecision();
 

@@ -56,7 +56,7 @@ public enum RateSchedule
 /// Training has two phases. First a new head learns on the features of the frozen backbone, which are computed once. Then the layers
 /// from <see cref="Cut"/> on are fine-tuned together with the head, on augmented images, at a one-cycle rate
 /// (Smith and Topin, "Super-Convergence", 2018). After each epoch the validation images are scored; the epoch with the highest
-/// validation AUC is the one that is kept. A recipe is data: <c>recipe with { Epochs = 5 }</c> is another, and it prints itself.
+/// validation AUC is the one that is kept, or with <see cref="KeepLatest"/> the latest that is as good. A recipe is data: <c>recipe with { Epochs = 5 }</c> is another, and it prints itself.
 /// </remarks>
 public sealed record Recipe
 {
@@ -176,7 +176,8 @@ public sealed record Recipe
 
     /// <summary>
     /// Probability that a real image becomes a fake for one epoch, by a part of another face or of its own moved copy blended in
-    /// (<see cref="DeepfakeLab.MadeFakes"/>). Classes are weighted so that their balance stays. Where names tell of replaced parts, as above.
+    /// (<see cref="DeepfakeLab.MadeFakes"/>). Classes are weighted so that their balance stays; a part of the fakes' weight then lies on made ones, which nobody is asked
+    /// about, so the logits of the models that are kept are moved by what that costs the others (Saerens et al. 2002, doi:10.1162/089976602753284446). Where names tell of replaced parts, as above.
     /// </summary>
     public double MadeFakes { get; init; } = 0.25;
 
@@ -188,6 +189,13 @@ public sealed record Recipe
 
     /// <summary>Epochs without a higher validation AUC after which fine-tuning ends; 0 never ends early.</summary>
     public int Patience { get; init; } = 8;
+
+    /// <summary>
+    /// Whether the latest of the epochs is kept whose validation AUC lies within a standard error of the highest (<see cref="Metrics.AucError"/>), rather than the one
+    /// that has it: a hundred images cannot tell an AUC of .80 from one of .84, and one that was lucky early is not worth the low rates that a cycle ends with.
+    /// Set <see cref="Patience"/> to 0 then, so that it ends.
+    /// </summary>
+    public bool KeepLatest { get; init; }
 
     /// <summary>Above 1, so many models are trained, each validated on other images, and their probabilities averaged (<see cref="Ensemble"/>).</summary>
     public int Members { get; init; } = 1;

@@ -221,7 +221,7 @@ public static class StudyRecipes
     [
         .. AsPublished.Where(r => r.Name != "resnext-frozen").Select(r => r with
         {
-            Recipe = Recipe.Full() with { Name = r.Name + ", corrected", Members = r.Name == "mobilenet" ? 3 : 1 }, Mistakes = StudyMistakes.None, Folds = 1, Copies = 0,
+            Recipe = Recipe.Full() with { Name = r.Name + ", corrected", KeepLatest = true, Patience = 0, Members = r.Name == "mobilenet" ? 3 : 1 }, Mistakes = StudyMistakes.None, Folds = 1, Copies = 0,
         }),
     ];
 

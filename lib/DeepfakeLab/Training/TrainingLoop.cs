@@ -26,7 +26,23 @@ internal sealed class TrainingLoop(
     /// </summary>
     private static double Quality(EpochFigures e) => double.IsNaN(e.ValidationAuc) ? e.ValidationAccuracy : e.ValidationAuc;
 
-    private EpochFigures Best => history.MaxBy(Quality)!;
+    private EpochFigures Best => Kept(history, recipe.KeepLatest, validationLabels);
+
+    /// <summary>The epoch to be kept, as far as is known yet; see <see cref="Recipe.KeepLatest"/>.</summary>
+    internal static EpochFigures Kept(IReadOnlyList<EpochFigures> history, bool latest, long[] labels)
+    {
+        var (kept, highest) = (history[0], Quality(history[0]));
+        foreach (var e in history.Skip(1))
+        {
+            if (Quality(e) > highest || latest && e.Phase == FineTunePhase && Quality(e) >= highest - Error(e, highest))
+                kept = e;
+            highest = Math.Max(highest, Quality(e));
+        }
+        return kept;
+
+        double Error(EpochFigures e, double quality) => double.IsNaN(e.ValidationAuc)
+            ? Math.Sqrt(quality * (1 - quality) / labels.Length) : Metrics.AucError(quality, labels.Count(l => l == 1), labels.Count(l => l == 0));
+    }
 
     public TrainingRun Run()
     {
@@ -221,8 +237,9 @@ internal sealed class TrainingLoop(
                     average?.MoveTowards(model, 1 - recipe.AverageDecay);
                 progress.Advance(size, ("loss", loss / (i + 1)), ("best accuracy", history.Count > 0 ? Best.ValidationAccuracy : 0));
             }
-            using var plain = average is null ? null : new WeightCopy(model);
+            using var plain = average is null && !steps.ShiftsPriors ? null : new WeightCopy(model);
             average?.CopyTo(model);
+            steps.CorrectPriors();
             Record(FineTunePhase, epoch, loss / perEpoch, Score(features), optimizer, clock, null);
             plain?.CopyTo(model);
             if (options.CheckpointFile is { } file)

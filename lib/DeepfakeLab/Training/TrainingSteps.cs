@@ -24,6 +24,7 @@ internal sealed class TrainingSteps : IDisposable
     private readonly Tensor? classWeights, weightsWithMade;
     private readonly int fakeClass; // -1 where no name tells of replaced parts
     private readonly bool makesFakes;
+    private readonly double priorShift;
     private readonly MixedPrecision? lowPrecision;
     private TrainingPass? pass; // of the step at hand; null where libtorch does all of it
 
@@ -46,6 +47,7 @@ internal sealed class TrainingSteps : IDisposable
             return;
         // With fakes made there are more of these and fewer others: weighted back to the balance that the images have.
         double fakes = labels.Count(l => l == fakeClass), others = labels.Length - fakes;
+        priorShift = Math.Log((fakes + others * recipe.MadeFakes) / fakes);
         weightsWithMade = Weights([.. (each ?? [.. Enumerable.Repeat(1.0, model.Classes)])
             .Select((w, c) => c == fakeClass ? w * fakes / (fakes + others * recipe.MadeFakes) : w / (1 - recipe.MadeFakes))]);
 
@@ -65,6 +67,22 @@ internal sealed class TrainingSteps : IDisposable
         weightsWithMade?.Dispose();
         Parts?.Dispose();
         lowPrecision?.Dispose();
+    }
+
+    /// <summary>Whether <see cref="CorrectPriors"/> does anything.</summary>
+    public bool ShiftsPriors => priorShift != 0;
+
+    /// <summary>
+    /// From the class shares that training saw to those that the images have: of the fakes' weight only a part lay on fakes that nobody made, whose odds were so much
+    /// lower. Moves the bias of the model's last layer, so that it must be taken back before training goes on.
+    /// </summary>
+    public void CorrectPriors()
+    {
+        if (!ShiftsPriors)
+            return;
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        Initialisation.Modules(model.Head).OfType<Linear>().Last().bias![fakeClass].add_(priorShift);
     }
 
     /// <summary>To be called when weights, modes, or what learns were changed from outside.</summary>
