@@ -38,8 +38,8 @@ public static class Metrics
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(fakes, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(reals, 1);
-        var (square, two) = (auc * auc, auc / (2 - auc)); // "two": that two fakes both score above a real image
-        return Math.Sqrt((auc * (1 - auc) + (fakes - 1) * (two - square) + (reals - 1) * (2 * square / (1 + auc) - square)) / ((double)fakes * reals));
+        var (q1, q2, square) = (auc / (2 - auc), 2 * auc * auc / (1 + auc), auc * auc); // the paper's: that two fakes score above a real image, that a fake scores above two
+        return Math.Sqrt((auc * (1 - auc) + (fakes - 1) * (q1 - square) + (reals - 1) * (q2 - square)) / ((double)fakes * reals));
     }
 
     /// <summary>Average precision, the step-wise area under the precision-recall curve.</summary>

@@ -47,9 +47,10 @@ internal sealed class TrainingSteps : IDisposable
             return;
         // With fakes made there are more of these and fewer others: weighted back to the balance that the images have.
         double fakes = labels.Count(l => l == fakeClass), others = labels.Length - fakes;
-        priorShift = Math.Log((fakes + others * recipe.MadeFakes) / fakes);
+        var withMade = fakes + others * recipe.MadeFakes;
+        priorShift = Math.Log(withMade / fakes);
         weightsWithMade = Weights([.. (each ?? [.. Enumerable.Repeat(1.0, model.Classes)])
-            .Select((w, c) => c == fakeClass ? w * fakes / (fakes + others * recipe.MadeFakes) : w / (1 - recipe.MadeFakes))]);
+            .Select((w, c) => c == fakeClass ? w * fakes / withMade : w / (1 - recipe.MadeFakes))]);
 
         static Tensor? Weights(double[]? each) =>
             each is null ? null : tensor(each.Select(w => (float)w).ToArray(), device: LabRuntime.Device).DetachFromDisposeScope();
