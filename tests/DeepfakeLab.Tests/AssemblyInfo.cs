@@ -13,7 +13,7 @@ namespace DeepfakeLab.Tests;
 /// <summary>Two lines of tests are of one length where what takes longest begins first and short collections fill the rest.</summary>
 public sealed class LongestFirst : ITestCollectionOrderer
 {
-    private static readonly string[] ofTheirOwn = [nameof(JupyterPageTests), nameof(NbconvertTests), nameof(NotebookContentTests), nameof(JupyterTests), nameof(InteractiveTests)];
+    private static readonly string[] ofTheirOwn = [nameof(JupyterPageTests), nameof(NbconvertTests), nameof(NotebookRunTests), nameof(JupyterTests), nameof(InteractiveTests)];
 
     public IReadOnlyCollection<T> OrderTestCollections<T>(IReadOnlyCollection<T> testCollections) where T : ITestCollection =>
         [.. testCollections.OrderBy(c => Array.IndexOf(ofTheirOwn, c.TestCollectionDisplayName))]; // -1: all others
