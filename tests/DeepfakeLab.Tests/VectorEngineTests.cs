@@ -26,6 +26,9 @@ public sealed class VectorEngineTests
         { "mobilenet_v2", new() { WidthMultiplier = 0.3, RoundNearest = 1 }, 3, 40, 50 },
         { "mnasnet0_75", new(), 1, 128, 128 },
         { "mnasnet0_5", new(), 5, 43, 66 },
+        { "efficientnet_b0", new(), 33, 32, 32 },
+        { "efficientnet_b0", new(), 1, 75, 97 },
+        { "efficientnet_b3", new(), 2, 64, 50 },
     };
 
     [Theory, MemberData(nameof(Networks))]
@@ -56,7 +59,7 @@ public sealed class VectorEngineTests
         Assert.True(error < Tolerance, $"{cut}: {error}");
     }
 
-    [Theory, InlineData("resnet18", "layer4"), InlineData("mobilenet_v2", "features.7"), InlineData("vgg11", "features.9"), InlineData("resnext50_32x4d", "layer2")]
+    [Theory, InlineData("resnet18", "layer4"), InlineData("mobilenet_v2", "features.7"), InlineData("vgg11", "features.9"), InlineData("resnext50_32x4d", "layer2"), InlineData("efficientnet_b0", "features.6")]
     public void An_image_gives_the_same_bits_in_any_batch_and_with_any_number_of_threads(string name, string cut)
     {
         using var scope = NewDisposeScope();
@@ -88,7 +91,7 @@ public sealed class VectorEngineTests
         Assert.True(pixels.equal(before).all().item<bool>());
     }
 
-    [Theory, InlineData("resnet18", "fc"), InlineData("mobilenet_v2", "classifier")]
+    [Theory, InlineData("resnet18", "fc"), InlineData("mobilenet_v2", "classifier"), InlineData("efficientnet_b0", "classifier")]
     public void What_is_not_a_number_stays_so_and_in_its_image(string name, string cut)
     {
         using var scope = NewDisposeScope();
@@ -113,7 +116,7 @@ public sealed class VectorEngineTests
         (string Name, string Cut, ModelOptions Options, bool Covered)[] cases =
         [
             ("resnet18", "fc", new(), true), ("mobilenet_v2", "features.1", new(), false), ("mobilenet_v2", "features.2", new(), true), ("vgg16", "features.2", new(), false),
-            ("resnext50_32x4d", "fc", new(), true), ("resnext50_32x4d", "fc", new() { ReplaceStrideWithDilation = (false, true, true) }, false), ("efficientnet_b0", "classifier", new(), false), ("mobilenet_v3_small", "classifier", new(), false), ("resnet18", "stem", new(), false),
+            ("resnext50_32x4d", "fc", new(), true), ("resnext50_32x4d", "fc", new() { ReplaceStrideWithDilation = (false, true, true) }, false), ("efficientnet_b0", "classifier", new(), true), ("efficientnet_v2_s", "classifier", new(), false), ("mobilenet_v3_small", "classifier", new(), false), ("resnet18", "stem", new(), false),
             ("resnet18", "fc", new() { NormLayer = c => nn.GroupNorm(4, c) }, false),
         ];
         foreach (var (name, cut, options, covered) in cases)

@@ -21,7 +21,7 @@ internal interface IFrozenEngine : IDisposable
 /// <remarks>
 /// On the CPU <see cref="VectorEngine"/> runs float32 where the processor has registers of 512 bits and the engine a better way for some layer than the
 /// libraries have; else ONNX Runtime does, and <see cref="FusedEngine"/> bfloat16, where they load; all else torch with the channels last in memory.
-/// Where bfloat16 is asked for and float32 is the faster (<see cref="VectorEngine.BeatsBFloat16"/>), float32 it is, and <see cref="Engine"/> says so.
+/// Where bfloat16 is asked for and float32 is the faster (<see cref="FusedEngine.Pays"/>, <see cref="VectorEngine.BeatsBFloat16"/>), float32 it is, and <see cref="Engine"/> says so.
 /// </remarks>
 internal sealed class FrozenPrefix : IDisposable
 {
@@ -42,15 +42,16 @@ internal sealed class FrozenPrefix : IDisposable
         layers = model.Options.CanFold ? Fold(model, cut) : Copy(model);
         layers.eval();
         var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
+        precision = able && !FusedEngine.Pays ? ScalarType.Float32 : precision;
         vectors = able && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut) && (precision == ScalarType.Float32 || VectorEngine.BeatsBFloat16(layers, cut));
         this.precision = precision = vectors ? ScalarType.Float32 : precision;
         layers.to(precision);
         var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
         IsFast = vectors || able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
-        if (able && precision == ScalarType.BFloat16 && FusedEngine.Missing is null)
+        if (able && precision == ScalarType.BFloat16)
             fused = new FusedEngine(layers, cut);
         Engine = vectors ? $"512-bit vectors, {type}" : IsFast ? $"ONNX Runtime, {type}" : fused is not null ? $"oneDNN, {type}" : !able ? $"torch, {type}"
-            : precision == ScalarType.Float32 ? $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}" : $"torch, {type}; oneDNN cannot be used: {FusedEngine.Missing}";
+            : $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}";
     }
 
     /// <summary>Whether something computes that is faster in float32 than torch.</summary>

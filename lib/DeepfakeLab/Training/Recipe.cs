@@ -18,7 +18,10 @@ public enum Precision
 {
     Float32,
 
-    /// <summary>Faster on processors with AVX512-BF16 or AMX and on GPUs, slow elsewhere; each number has 8 bits of mantissa: features of random networks were off by up to 7 %.</summary>
+    /// <summary>
+    /// Faster on GPUs, processors with AMX and AMD's with AVX512-BF16, slow elsewhere: there frozen layers take float32, and the progress text says so. Each number has 8 bits of
+    /// mantissa: features of random networks were off by up to 7 %.
+    /// </summary>
     BFloat16,
 }
 

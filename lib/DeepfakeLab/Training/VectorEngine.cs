@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics.X86;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
@@ -10,7 +9,7 @@ namespace DeepfakeLab;
 /// <see cref="InvertedResidual"/> keeps the wide activations of a few rows in the cache.
 /// </summary>
 /// <remarks>
-/// It knows convolutions, ReLU, ReLU6, max pooling and sums: ResNet, ResNeXt, VGG, MobileNetV2 and MNASNet. An image's results are the same to the
+/// It knows convolutions, ReLU, ReLU6, SiLU, squeeze and excitation, max pooling and sums: ResNet, ResNeXt, VGG, MobileNetV2, MNASNet and EfficientNet. An image's results are the same to the
 /// bit in any batch and with any number of threads. Pixels lie one after the other, each with its channels, whose number is rounded up with zeros.
 /// Where weights are few, each thread takes a whole image through several steps: nobody waits, and what a step made is in the cache when the next one reads it.
 /// Where they are many, as in ResNet's later layers, all threads share each step for all images, so that weights are read once.
@@ -61,15 +60,15 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     /// <summary>Whether it knows all layers before the cut, and has a better way than the libraries for some of them.</summary>
     public static bool Covers(VisionModel model, string cut) =>
         Units(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers)) is [{ Convolution: { in_channels: 3, groups: 1, dilation: [1, 1] } }, ..] units
-        && units.All(IsKnown) && units.Any(IsBetter);
+        && AreKnown(units) && units.Any(IsBetter);
 
     /// <summary>
-    /// Whether it is faster than oneDNN in bfloat16, which multiplies twice as many numbers at once: where <see cref="Winograd"/> computes all convolutions but the
-    /// first, as VGG's (VGG16 17.8 images/s, 14.4 in bfloat16 on a Zen 4), and the processor has no units for matrices (AMX), which multiply 16 times as many.
+    /// Whether it is faster than oneDNN in bfloat16 even where that pays: where <see cref="Winograd"/> computes all convolutions but the
+    /// first, as VGG's (VGG16 17.8 images/s, 14.4 in bfloat16 on a Zen 4), and the processor has no units for matrices.
     /// </summary>
     public static bool BeatsBFloat16(VisionModel model, string cut) =>
         Units(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers)).Skip(1).All(u => u.Layer is MaxPool2d || u.Convolution is { } conv && Winograd.Knows(conv))
-        && !(X86Base.IsSupported && (X86Base.CpuId(7, 0).Edx >> 22 & 1) == 1);
+        && !FusedEngine.HasMatrixUnits;
 
     /// <summary>float32 [N, 3, H, W] on the CPU to what enters the cut.</summary>
     public Tensor Run(Tensor images)
@@ -136,8 +135,9 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     }
 
     /// <summary>A convolution with the activation behind it, or another layer.</summary>
-    private sealed record Unit(nn.Module Layer, float Low = float.NegativeInfinity, float High = float.PositiveInfinity)
+    private sealed record Unit(nn.Module Layer, float Low = float.NegativeInfinity, float High = float.PositiveInfinity, bool IsSmooth = false)
     {
+        public bool IsPlain => !IsSmooth && float.IsNegativeInfinity(Low);
         public Conv2d? Convolution => Layer as Conv2d;
         public bool IsPointwise => Layer is Conv2d { kernel_size: [1, 1], stride: [1, 1], padding: [0, 0], groups: 1 };
         public bool IsDepthwise => Layer is Conv2d conv && conv.groups > 1 && conv.groups == conv.in_channels && conv.groups == conv.out_channels;
@@ -147,21 +147,25 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     {
         var units = new List<Unit>();
         foreach (var layer in Layers.Flatten(modules).Where(m => m is not (Identity or Dropout)))
-            if (layer is ReLU or ReLU6 && units.LastOrDefault() is { Convolution: not null, Low: < 0 } last)
-                units[^1] = last with { Low = 0, High = layer is ReLU6 ? 6 : float.PositiveInfinity };
+            if (layer is ReLU or ReLU6 or SiLU && units.LastOrDefault() is { Convolution: not null, IsPlain: true } last)
+                units[^1] = layer is SiLU ? last with { IsSmooth = true } : last with { Low = 0, High = layer is ReLU6 ? 6 : float.PositiveInfinity };
             else
                 units.Add(new Unit(layer));
         return units;
     }
 
+    private static bool AreKnown(List<Unit> units) => units.Index().All(u => IsKnown(u.Item)
+        && (u.Item.Layer is not Layers.SqueezeExcitation || u.Index > 0 && units[u.Index - 1].IsDepthwise && u.Index + 1 < units.Count && units[u.Index + 1] is { IsPointwise: true, IsPlain: true }));
+
     private static bool IsKnown(Unit unit) => unit.Layer switch
     {
         Conv2d { stride: [var a, var b], padding: [var c, var d], dilation: [var e, var f], kernel_size: [var g, var h] } conv => a == b && c == d && e == f && g == h
             && Math.Max(conv.in_channels, conv.out_channels) <= Maps.MostChannels && conv.padding_mode == TorchSharp.PaddingModes.Zeros
-            && (conv.groups == 1 || unit.IsDepthwise && e == 1 || GroupedConvolution.Knows(conv)),
+            && (conv.groups == 1 && !(unit.IsSmooth && Winograd.Knows(conv)) || unit.IsDepthwise && e == 1 || !unit.IsSmooth && GroupedConvolution.Knows(conv)),
+        Layers.SqueezeExcitation excitation => excitation.Steps is [Conv2d, SiLU, Conv2d, Sigmoid],
         MaxPool2d { dilation: null or [1, 1], ceil_mode: false } => true,
-        Layers.IResidual { Adds: true } block => Units(block.Branch) is [.., { Convolution: not null, Low: < 0 }] branch && branch.Concat(Units(block.Shortcut)).All(IsKnown),
-        Layers.IResidual block => Units(block.Branch).All(IsKnown),
+        Layers.IResidual { Adds: true } block => Units(block.Branch) is [.., { Convolution: not null, IsPlain: true }] branch && AreKnown(branch) && AreKnown(Units(block.Shortcut)),
+        Layers.IResidual block => AreKnown(Units(block.Branch)),
         _ => false,
     };
 
@@ -178,9 +182,11 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
             if (filter is not null)
             {
                 i += filter == unit ? 0 : 1;
+                var excitation = i + 1 < units.Count ? units[i + 1].Layer as Layers.SqueezeExcitation : null;
+                i += excitation is null ? 0 : 1;
                 var project = i + 1 < units.Count && units[i + 1].IsPointwise ? units[++i] : null;
                 var last = project ?? filter;
-                steps.Add(new InvertedResidual(filter == unit ? null : Weights(unit), Weights(filter), project is null ? null : Weights(project, Adding(i) is not null && endsInReLU),
+                steps.Add(new InvertedResidual(filter == unit ? null : Weights(unit), Weights(filter), excitation is null ? null : Factors(excitation), project is null ? null : Weights(project, Adding(i) is not null && endsInReLU),
                     x, After(filter, x, (int)last.Convolution!.out_channels), Adding(i)));
                 x = steps[^1].Output;
             }
@@ -207,7 +213,13 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
         Maps? Adding(int i) => i == units.Count - 1 ? add : null;
     }
 
-    private static ConvolutionWeights Weights(Unit unit, bool relu = false) => new(unit.Convolution!, relu ? 0 : unit.Low, unit.High);
+    private static ConvolutionWeights Weights(Unit unit, bool relu = false) => new(unit.Convolution!, relu ? 0 : unit.Low, unit.High, unit.IsSmooth);
+
+    private static Excitation Factors(Layers.SqueezeExcitation excitation)
+    {
+        var units = Units(excitation.Steps);
+        return new(Weights(units[0]), Weights(units[1])); // behind the second is a sigmoid
+    }
 
     /// <summary>The maps that a convolution makes, or one behind it that keeps their size.</summary>
     private static Maps After(Unit unit, Maps x, int channels = 0)
