@@ -132,7 +132,13 @@ internal static class Side
         }
         return new Work(() => Array.ForEach(contents, bytes => Decode(bytes).Dispose()), files.Length, new JsonObject { ["hash"] = Convert.ToHexStringLower(hash.GetHashAndReset()) });
 
-        Tensor Decode(byte[] bytes) => Preprocessing.ToTensor(preprocessing.Apply(ImageReader.Decode(bytes, "a JPEG")));
+        Tensor Decode(byte[] bytes) // as the loader does
+        {
+            using var picture = preprocessing.Apply(ImageReader.DecodePixels(bytes, "a JPEG"));
+            var planes = empty([3, size, size], ScalarType.Byte);
+            picture.WritePlanes(planes.bytes);
+            return planes;
+        }
     }
 
     private static Work Predict(JsonNode job, int size)

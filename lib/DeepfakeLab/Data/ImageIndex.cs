@@ -58,9 +58,14 @@ internal static class ImageIndex
         {
             var bytes = ImageReader.ReadFile(path);
             hash = Convert.ToHexStringLower(SHA256.HashData(bytes));
-            var image = ImageReader.Decode(bytes, path);
-            var thumbnail = Resampler.Resize(image, ThumbnailSide, ThumbnailSide, Interpolation.Bilinear);
-            return new IndexedImage(name, length, modified, image.Width, image.Height, hash, null, thumbnail.Pixels, Grey(Resampler.Resize(image, FineDetail.Side, FineDetail.Side, Interpolation.Bilinear)));
+            using var image = ImageReader.DecodePixels(bytes, path);
+            return new IndexedImage(name, length, modified, image.Width, image.Height, hash, null, Small(ThumbnailSide).Pixels, Grey(Small(FineDetail.Side)));
+
+            RgbImage Small(int side)
+            {
+                using var small = Resampler.Resize(image, side, side, Interpolation.Bilinear);
+                return small.ToRgb();
+            }
         }
         catch (ImageException e)
         {

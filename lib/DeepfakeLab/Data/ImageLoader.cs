@@ -37,8 +37,8 @@ public static class ImageLoader
                 var size = 3 * height * width;
                 ForEach(paths.Count, either.Token, i =>
                 {
-                    var image = preprocessing.Apply(ImageReader.Read(paths[i]));
-                    Preprocessing.WritePlanes(image, new Span<byte>((byte*)start + (long)i * size, size));
+                    using var image = preprocessing.Apply(ImageReader.ReadPixels(paths[i]));
+                    image.WritePlanes(new Span<byte>((byte*)start + (long)i * size, size));
                     progress?.Advance();
                 });
             }

@@ -46,6 +46,18 @@ public static class ImageReader
     /// <summary>Decodes a whole image file held in memory; <paramref name="name"/> is what errors call it.</summary>
     public static RgbImage Decode(byte[] file, string name, bool applyExifOrientation = false)
     {
+        using var pixels = DecodePixels(file, name, out var origin);
+        var image = pixels.ToRgb();
+        return applyExifOrientation ? Turn(image, origin) : image;
+    }
+
+    /// <summary>As <see cref="Read"/>, into memory that is used again.</summary>
+    internal static PixelBuffer ReadPixels(string path) => DecodePixels(ReadFile(path), path);
+
+    internal static PixelBuffer DecodePixels(byte[] file, string name) => DecodePixels(file, name, out _);
+
+    private static unsafe PixelBuffer DecodePixels(byte[] file, string name, out SKEncodedOrigin origin)
+    {
         if (file.Length == 0)
             throw new ImageException("The file is empty", name, "Fetch it again or remove it");
         using var data = SKData.CreateCopy(file);
@@ -57,34 +69,15 @@ public static class ImageReader
         var (width, height) = (codec.Info.Width, codec.Info.Height);
         if ((long)width * height > LargestImage)
             throw new ImageException($"The image says that it has {width} x {height} pixels, more than {LargestImage / 1_000_000} million", name, "Store it smaller");
-        var image = DecodePixels(codec, width, height, name);
-        return applyExifOrientation ? Turn(image, codec.EncodedOrigin) : image;
-    }
-
-    private static unsafe RgbImage DecodePixels(SKCodec codec, int width, int height, string name)
-    {
-        // No colour space asked for means no colour conversion; unpremultiplied means that alpha leaves the colours alone.
-        var info = new SKImageInfo(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul);
-        var buffer = System.Buffers.ArrayPool<byte>.Shared.Rent(info.BytesSize);
-        try
-        {
-            fixed (byte* rgba = buffer)
-            {
-                var result = codec.GetPixels(info, (nint)rgba);
-                if (result != SKCodecResult.Success)
-                    throw new ImageException(result == SKCodecResult.IncompleteInput ? "The image is cut off before its end" : $"The image is broken ({result})",
-                        name, "Fetch it again or remove it");
-                var image = new RgbImage(width, height);
-                fixed (byte* rgb = image.Pixels)
-                    for (byte* from = rgba, to = rgb, end = rgba + info.BytesSize64; from < end; from += 4, to += 3)
-                        (to[0], to[1], to[2]) = (from[0], from[1], from[2]);
-                return image;
-            }
-        }
-        finally
-        {
-            System.Buffers.ArrayPool<byte>.Shared.Return(buffer);
-        }
+        origin = codec.EncodedOrigin;
+        var image = new PixelBuffer(width, height);
+        SKCodecResult result;
+        fixed (byte* rgba = image.Pixels) // no colour space asked for means no colour conversion; unpremultiplied means that alpha leaves the colours alone
+            result = codec.GetPixels(new SKImageInfo(width, height, SKColorType.Rgba8888, SKAlphaType.Unpremul), (nint)rgba);
+        if (result == SKCodecResult.Success)
+            return image;
+        image.Dispose();
+        throw new ImageException(result == SKCodecResult.IncompleteInput ? "The image is cut off before its end" : $"The image is broken ({result})", name, "Fetch it again or remove it");
     }
 
     /// <summary>The image as EXIF's orientation tag wants it seen (the eight origins of the EXIF 2.3 specification).</summary>

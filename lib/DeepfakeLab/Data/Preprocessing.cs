@@ -36,14 +36,31 @@ public sealed record Preprocessing(Preprocessing.Size? Resize, Preprocessing.Siz
     /// <summary>Resizes and crops.</summary>
     public RgbImage Apply(RgbImage image)
     {
+        if (Resize is null && CenterCrop is null)
+            return image;
+        using var result = Apply(PixelBuffer.From(image));
+        return result.ToRgb();
+    }
+
+    /// <summary>The same; takes the image over and gives another, or itself.</summary>
+    internal PixelBuffer Apply(PixelBuffer image)
+    {
         if (Resize is { } size)
         {
             var (height, width) = size.Width > 0 ? (size.Height, size.Width)
                 : image.Width <= image.Height ? ((int)((long)size.Height * image.Height / image.Width), size.Height)
                 : (size.Height, (int)((long)size.Height * image.Width / image.Height));
-            image = Resampler.Resize(image, width, height, Interpolation);
+            image = Instead(image, height, width, () => Resampler.Resize(image, width, height, Interpolation));
         }
-        return CenterCrop is { } crop ? Crop(image, crop.Height, crop.Width) : image;
+        return CenterCrop is { } crop ? Instead(image, crop.Height, crop.Width, () => Crop(image, crop.Height, crop.Width)) : image;
+
+        static PixelBuffer Instead(PixelBuffer image, int height, int width, Func<PixelBuffer> make)
+        {
+            if (image.Width == width && image.Height == height)
+                return image;
+            using (image)
+                return make();
+        }
     }
 
     /// <summary>The image as a uint8 tensor [3, H, W] on the CPU; the caller owns it.</summary>
@@ -51,7 +68,8 @@ public sealed record Preprocessing(Preprocessing.Size? Resize, Preprocessing.Siz
     {
         LabRuntime.Start();
         var tensor = torch.empty([3, image.Height, image.Width], torch.uint8);
-        WritePlanes(image, tensor.bytes);
+        using var pixels = PixelBuffer.From(image);
+        pixels.WritePlanes(tensor.bytes);
         return tensor;
     }
 
@@ -71,27 +89,15 @@ public sealed record Preprocessing(Preprocessing.Size? Resize, Preprocessing.Siz
         return images.to(torch.float32).div_(255).sub_(mean).div_(std).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Writes [3, H, W] bytes from the image's [H, W, 3].</summary>
-    internal static void WritePlanes(RgbImage image, Span<byte> planes)
-    {
-        var plane = image.Width * image.Height;
-        Span<byte> red = planes[..plane], green = planes.Slice(plane, plane), blue = planes.Slice(2 * plane, plane);
-        ReadOnlySpan<byte> pixels = image.Pixels;
-        for (int i = 0, from = 0; i < plane; i++, from += 3)
-            (red[i], green[i], blue[i]) = (pixels[from], pixels[from + 1], pixels[from + 2]);
-    }
-
     /// <summary>torchvision's center_crop: the offset rounds half to even, and what lies outside the image is black.</summary>
-    private static RgbImage Crop(RgbImage image, int height, int width)
+    private static PixelBuffer Crop(PixelBuffer image, int height, int width)
     {
-        if (image.Width == width && image.Height == height)
-            return image;
-        var cropped = new RgbImage(width, height);
+        var cropped = new PixelBuffer(width, height);
+        cropped.Pixels.Clear();
         int top = Offset(image.Height, height), left = Offset(image.Width, width);
         int firstX = Math.Max(0, -left), lastX = Math.Min(width, image.Width - left);
         for (var y = Math.Max(0, -top); y < Math.Min(height, image.Height - top); y++)
-            image.Pixels.AsSpan(3 * ((y + top) * image.Width + firstX + left), 3 * (lastX - firstX))
-                .CopyTo(cropped.Pixels.AsSpan(3 * (y * width + firstX)));
+            image.Row(y + top).Slice(4 * (firstX + left), 4 * (lastX - firstX)).CopyTo(cropped.Row(y)[(4 * firstX)..]);
         return cropped;
 
         static int Offset(int have, int want) =>

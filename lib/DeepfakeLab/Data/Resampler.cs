@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 
 namespace DeepfakeLab;
@@ -16,15 +17,23 @@ internal static unsafe class Resampler
 
     public static RgbImage Resize(RgbImage image, int width, int height, Interpolation interpolation)
     {
-        if (image.Width == width && image.Height == height)
-            return image;
+        using var before = PixelBuffer.From(image);
+        using var after = Resize(before, width, height, interpolation);
+        return after.ToRgb();
+    }
+
+    /// <summary>Another image, even where this one has that size.</summary>
+    public static PixelBuffer Resize(PixelBuffer image, int width, int height, Interpolation interpolation)
+    {
         if (interpolation == Interpolation.Nearest)
             return Nearest(image, width, height);
-        var horizontal = Coefficients(image.Width, width, interpolation);
-        var vertical = Coefficients(image.Height, height, interpolation);
-        if (image.Width != width)
-            image = AlongRows(image, width, horizontal);
-        return image.Height == height ? image : AlongColumns(image, height, vertical);
+        if (image.Width == width)
+            return AlongColumns(image, height, Coefficients(image.Height, height, interpolation));
+        var along = AlongRows(image, width, Coefficients(image.Width, width, interpolation));
+        if (image.Height == height)
+            return along;
+        using (along)
+            return AlongColumns(along, height, Coefficients(image.Height, height, interpolation));
     }
 
     /// <summary>For each output pixel: its first input pixel, how many it takes, and their fixed-point weights.</summary>
@@ -67,40 +76,41 @@ internal static unsafe class Resampler
         return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
     }
 
-    private static RgbImage AlongRows(RgbImage image, int width, Filter filter)
+    /// <remarks>Two neighbours are read at a time, and for each pixel as many, whose weights are 0 where the filter has fewer: a loop of changing length costs more.</remarks>
+    private static PixelBuffer AlongRows(PixelBuffer image, int width, Filter filter)
     {
-        var output = new RgbImage(width, image.Height);
+        var output = new PixelBuffer(width, image.Height);
+        var together = (filter.Count.Max() + 1) / 2 * 2; // at most one more than the row has
+        int[] first = [.. filter.First.Select(f => Math.Max(0, Math.Min(f, image.Width - together)))], each = new int[width * together * 4]; // a weight for each byte
+        for (var x = 0; x < width; x++)
+            for (var k = 0; k < filter.Count[x]; k++)
+                each.AsSpan((x * together + filter.First[x] - first[x] + k) * 4, 4).Fill(filter.Weights[x * filter.Stride + k]);
         var half = Vector128.Create(1 << (PrecisionBits - 1));
         fixed (byte* pixels = image.Pixels, target = output.Pixels)
-        fixed (int* firsts = filter.First, counts = filter.Count, weights = filter.Weights)
+        fixed (int* firsts = first, weights = each)
         {
-            var last = pixels + image.Pixels.Length - 4; // a pixel is loaded as four bytes, which the very last one does not have
-            var to = target;
+            var to = (uint*)target;
             for (var y = 0; y < image.Height; y++)
             {
-                var row = pixels + (long)y * image.Width * 3;
-                for (var x = 0; x < width; x++, to += 3)
+                var row = pixels + 4L * y * image.Width;
+                var weight = weights;
+                for (var x = 0; x < width; x++)
                 {
-                    var from = row + 3 * firsts[x];
-                    var weight = weights + (long)x * filter.Stride;
-                    var sum = half;
-                    for (var end = weight + counts[x]; weight < end; weight++, from += 3)
-                    {
-                        var four = from <= last ? *(uint*)from : from[0] | (uint)from[1] << 8 | (uint)from[2] << 16;
-                        sum += Widen(four) * Vector128.Create(*weight);
-                    }
-                    sum >>= PrecisionBits;
-                    (to[0], to[1], to[2]) = (Clip(sum[0]), Clip(sum[1]), Clip(sum[2]));
+                    var from = row + 4 * firsts[x];
+                    var sums = Vector256<int>.Zero;
+                    for (var left = together; left > 0; left -= 2, from += 8, weight += 8)
+                        sums += Vector256.WidenLower(Vector128.WidenLower(Vector128.CreateScalarUnsafe(*(ulong*)from).AsByte()).ToVector256Unsafe()).AsInt32() * Vector256.Load(weight);
+                    *to++ = Narrow(Clip(half + sums.GetLower() + sums.GetUpper() >> PrecisionBits));
                 }
             }
         }
         return output;
     }
 
-    private static RgbImage AlongColumns(RgbImage image, int height, Filter filter)
+    private static PixelBuffer AlongColumns(PixelBuffer image, int height, Filter filter)
     {
-        var output = new RgbImage(image.Width, height);
-        var stride = image.Width * 3;
+        var output = new PixelBuffer(image.Width, height);
+        var stride = image.Width * 4;
         var half = Vector128.Create(1 << (PrecisionBits - 1));
         fixed (byte* pixels = image.Pixels, target = output.Pixels)
         fixed (int* weights = filter.Weights)
@@ -130,12 +140,12 @@ internal static unsafe class Resampler
                     var cd = Vector128.Narrow(Clip(c >> PrecisionBits), Clip(d >> PrecisionBits));
                     Vector128.Narrow(ab.AsUInt16(), cd.AsUInt16()).Store(to + x);
                 }
-                for (; x < stride; x++)
+                for (; x < stride; x += 4)
                 {
-                    var sum = 1 << (PrecisionBits - 1);
+                    var sum = half;
                     for (var k = 0; k < count; k++)
-                        sum += rows[x + k * (long)stride] * weight[k];
-                    to[x] = Clip(sum >> PrecisionBits);
+                        sum += Widen(*(uint*)(rows + x + k * (long)stride)) * Vector128.Create(weight[k]);
+                    *(uint*)(to + x) = Narrow(Clip(sum >> PrecisionBits));
                 }
             }
         return output;
@@ -147,17 +157,24 @@ internal static unsafe class Resampler
     private static Vector128<int> Clip(Vector128<int> value) =>
         Vector128.Min(Vector128.Max(value, Vector128<int>.Zero), Vector128.Create(255));
 
-    private static byte Clip(int value) => (byte)Math.Clamp(value, 0, 255);
+    /// <summary>Four numbers from 0 to 255 as bytes.</summary>
+    private static uint Narrow(Vector128<int> four)
+    {
+        var shorts = Vector128.Narrow(four, four).AsUInt16();
+        return Vector128.Narrow(shorts, shorts).AsUInt32().ToScalar();
+    }
 
     /// <summary>Pillow's nearest neighbour is its affine transform, which adds the step up instead of multiplying (<c>Geometry.c</c>).</summary>
-    private static RgbImage Nearest(RgbImage image, int width, int height)
+    private static PixelBuffer Nearest(PixelBuffer image, int width, int height)
     {
-        var output = new RgbImage(width, height);
+        var output = new PixelBuffer(width, height);
         int[] columns = Positions(image.Width, width), rows = Positions(image.Height, height);
-        var to = 0;
         for (var y = 0; y < height; y++)
-            for (var x = 0; x < width; x++, to += 3)
-                image.Pixels.AsSpan(3 * (rows[y] * image.Width + columns[x]), 3).CopyTo(output.Pixels.AsSpan(to));
+        {
+            Span<uint> from = MemoryMarshal.Cast<byte, uint>(image.Row(rows[y])), to = MemoryMarshal.Cast<byte, uint>(output.Row(y));
+            for (var x = 0; x < width; x++)
+                to[x] = from[columns[x]];
+        }
         return output;
     }
 

@@ -37,19 +37,14 @@ public sealed class RgbImage
     /// <param name="quality">1 to 100.</param>
     public byte[] ToJpeg(int quality = 90) => Encode(SKEncodedImageFormat.Jpeg, quality);
 
-    private byte[] Encode(SKEncodedImageFormat format, int quality)
+    private unsafe byte[] Encode(SKEncodedImageFormat format, int quality)
     {
-        var rgbx = new byte[4 * Width * Height];
-        for (int from = 0, to = 0; from < Pixels.Length; from += 3, to += 4)
-            (rgbx[to], rgbx[to + 1], rgbx[to + 2], rgbx[to + 3]) = (Pixels[from], Pixels[from + 1], Pixels[from + 2], 255);
-        unsafe
+        using var buffer = PixelBuffer.From(this);
+        fixed (byte* p = buffer.Pixels)
         {
-            fixed (byte* p = rgbx)
-            {
-                using var map = new SKPixmap(new SKImageInfo(Width, Height, SKColorType.Rgba8888, SKAlphaType.Opaque), (nint)p);
-                using var data = map.Encode(format, quality) ?? throw new InvalidOperationException($"Skia does not write {format}");
-                return data.ToArray();
-            }
+            using var map = new SKPixmap(new SKImageInfo(Width, Height, SKColorType.Rgba8888, SKAlphaType.Opaque), (nint)p);
+            using var data = map.Encode(format, quality) ?? throw new InvalidOperationException($"Skia does not write {format}");
+            return data.ToArray();
         }
     }
 }

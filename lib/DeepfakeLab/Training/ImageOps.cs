@@ -132,7 +132,8 @@ internal static class ImageOps
                 for (var p = 0; p < plane; p++)
                     for (var channel = 0; channel < 3; channel++)
                         image.Pixels[3 * p + channel] = planes[channel * plane + p];
-                Preprocessing.WritePlanes(ImageReader.Decode(image.ToJpeg(qualities[i]), "a JPEG of our own"), planes);
+                using var decoded = ImageReader.DecodePixels(image.ToJpeg(qualities[i]), "a JPEG of our own");
+                decoded.WritePlanes(planes);
             });
         }
         return result.to(images.device).MoveToOuterDisposeScope();

@@ -135,8 +135,8 @@ public static class PictureStream
         {
             if (Directory.Exists(picture))
                 throw new ImageException("There are no images in this folder", picture, $"Give one that holds {string.Join(", ", endings)} files");
-            var image = IsAddress(picture) ? ImageReader.Decode(await Fetch(picture, stop), picture) : ImageReader.Read(picture);
-            return new(picture, preprocessing.Apply(image), null);
+            using var image = preprocessing.Apply(IsAddress(picture) ? ImageReader.DecodePixels(await Fetch(picture, stop), picture) : ImageReader.ReadPixels(picture));
+            return new(picture, image.ToRgb(), null);
         }
         catch (Exception e) when (e is LabException or ArgumentException or NotSupportedException)
         {
