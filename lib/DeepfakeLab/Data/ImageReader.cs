@@ -1,3 +1,4 @@
+using System.Security.Cryptography;
 using SkiaSharp;
 
 namespace DeepfakeLab;
@@ -24,7 +25,17 @@ public static class ImageReader
     public static RgbImage Read(string path, bool applyExifOrientation = false) => Decode(ReadFile(path), path, applyExifOrientation);
 
     /// <summary>The file's bytes, after a look at its size.</summary>
-    internal static byte[] ReadFile(string path)
+    internal static byte[] ReadFile(string path) => Read(path, stream =>
+    {
+        var bytes = new byte[stream.Length];
+        stream.ReadExactly(bytes);
+        return bytes;
+    });
+
+    /// <summary>SHA-256 of the file, in hexadecimal digits.</summary>
+    internal static string Hash(string path) => Read(path, stream => Convert.ToHexStringLower(SHA256.HashData(stream)));
+
+    private static T Read<T>(string path, Func<FileStream, T> read)
     {
         try
         {
@@ -33,9 +44,7 @@ public static class ImageReader
                 throw new ImageException("The file is empty", path, "Fetch it again or remove it");
             if (stream.Length > LargestFile)
                 throw new ImageException($"The file is larger than {LargestFile >> 20} MiB", path, "Store the picture smaller");
-            var bytes = new byte[stream.Length];
-            stream.ReadExactly(bytes);
-            return bytes;
+            return read(stream);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
@@ -51,16 +60,30 @@ public static class ImageReader
         return applyExifOrientation ? Turn(image, origin) : image;
     }
 
-    /// <summary>As <see cref="Read"/>, into memory that is used again.</summary>
-    internal static PixelBuffer ReadPixels(string path) => DecodePixels(ReadFile(path), path);
+    /// <summary>As <see cref="Read(string, bool)"/>, into memory that is used again, and from memory that the garbage collector has nothing to do with.</summary>
+    internal static unsafe PixelBuffer ReadPixels(string path)
+    {
+        using var data = Read(path, stream =>
+        {
+            var file = SKData.Create(stream.Length);
+            stream.ReadExactly(new Span<byte>((void*)file.Data, (int)file.Size));
+            return file;
+        });
+        return DecodePixels(data, path, out _);
+    }
 
     internal static PixelBuffer DecodePixels(byte[] file, string name) => DecodePixels(file, name, out _);
 
-    private static unsafe PixelBuffer DecodePixels(byte[] file, string name, out SKEncodedOrigin origin)
+    private static PixelBuffer DecodePixels(byte[] file, string name, out SKEncodedOrigin origin)
     {
         if (file.Length == 0)
             throw new ImageException("The file is empty", name, "Fetch it again or remove it");
         using var data = SKData.CreateCopy(file);
+        return DecodePixels(data, name, out origin);
+    }
+
+    private static unsafe PixelBuffer DecodePixels(SKData data, string name, out SKEncodedOrigin origin)
+    {
         using var codec = SKCodec.Create(data);
         if (codec is null)
             throw new ImageException($"The file is not a readable image ({Types})", name, "Replace or remove it");

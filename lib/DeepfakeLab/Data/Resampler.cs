@@ -37,9 +37,41 @@ internal static unsafe class Resampler
     }
 
     /// <summary>For each output pixel: its first input pixel, how many it takes, and their fixed-point weights.</summary>
-    private sealed record Filter(int[] First, int[] Count, int[] Weights, int Stride);
+    private sealed record Filter(int[] First, int[] Count, int[] Weights, int Stride)
+    {
+        private (int[] First, int[] Weights, int Together)? together;
+
+        /// <summary>The same with as many input pixels for each, an even number, at most one more than there are, and each weight four times: for the four bytes of a pixel.</summary>
+        public (int[] First, int[] Weights, int Together) Together(int input)
+        {
+            if (together is { } known)
+                return known;
+            var count = (Count.Max() + 1) / 2 * 2;
+            int[] first = [.. First.Select(f => Math.Max(0, Math.Min(f, input - count)))], each = new int[First.Length * count * 4];
+            for (var x = 0; x < First.Length; x++)
+                for (var k = 0; k < Count[x]; k++)
+                    each.AsSpan((x * count + First[x] - first[x] + k) * 4, 4).Fill(Weights[x * Stride + k]);
+            together = (first, each, count);
+            return together.Value;
+        }
+    }
+
+    /// <summary>This thread's last filters: the images of a dataset are mostly of one size.</summary>
+    [ThreadStatic]
+    private static ((int, int, Interpolation) Of, Filter Filter)[]? last;
 
     private static Filter Coefficients(int input, int output, Interpolation interpolation)
+    {
+        last ??= new ((int, int, Interpolation), Filter)[2];
+        if (last[0].Of == (input, output, interpolation))
+            return last[0].Filter;
+        if (last[1].Of != (input, output, interpolation))
+            last[1] = ((input, output, interpolation), Compute(input, output, interpolation));
+        (last[0], last[1]) = (last[1], last[0]);
+        return last[0].Filter;
+    }
+
+    private static Filter Compute(int input, int output, Interpolation interpolation)
     {
         var scale = (double)input / output;
         var filterScale = Math.Max(scale, 1);
@@ -80,11 +112,7 @@ internal static unsafe class Resampler
     private static PixelBuffer AlongRows(PixelBuffer image, int width, Filter filter)
     {
         var output = new PixelBuffer(width, image.Height);
-        var together = (filter.Count.Max() + 1) / 2 * 2; // at most one more than the row has
-        int[] first = [.. filter.First.Select(f => Math.Max(0, Math.Min(f, image.Width - together)))], each = new int[width * together * 4]; // a weight for each byte
-        for (var x = 0; x < width; x++)
-            for (var k = 0; k < filter.Count[x]; k++)
-                each.AsSpan((x * together + filter.First[x] - first[x] + k) * 4, 4).Fill(filter.Weights[x * filter.Stride + k]);
+        var (first, each, together) = filter.Together(image.Width);
         var half = Vector128.Create(1 << (PrecisionBits - 1));
         fixed (byte* pixels = image.Pixels, target = output.Pixels)
         fixed (int* firsts = first, weights = each)

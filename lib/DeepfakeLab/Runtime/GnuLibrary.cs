@@ -40,6 +40,16 @@ internal static partial class GnuLibrary
         }
     }
 
+    /// <summary>Hands free memory back to the system, which is else kept for good: for where one piece of work ends and another of other sizes begins.</summary>
+    public static void Trim()
+    {
+        if (IsConfigured)
+            malloc_trim(0);
+    }
+
+    [LibraryImport("libc")]
+    private static partial int malloc_trim(nuint pad);
+
     [LibraryImport("libc")]
     private static partial int mallopt(int parameter, int value);
 

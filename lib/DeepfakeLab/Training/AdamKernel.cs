@@ -37,6 +37,34 @@ internal static unsafe class AdamKernel
         });
     }
 
+    /// <summary>gradient += l1 sign(value) + l2 value, in one pass over memory. False, and nothing done, where the two do not lie alike in the processor's memory.</summary>
+    public static bool TryPenalise(Tensor value, Tensor gradient, double l1, double l2)
+    {
+        if (Find(value) is not { } v || Find(gradient) is not { } g || v.ChannelsLast != g.ChannelsLast)
+            return false;
+        var count = value.numel();
+        Team.ForEach((int)((count + Block - 1) / Block), block =>
+        {
+            var from = (long)block * Block;
+            Penalise((float*)v.Begin + from, (float*)g.Begin + from, (int)Math.Min(Block, count - from), (float)l1, (float)l2);
+        });
+        return true;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Penalise(float* value, float* gradient, int count, float l1, float l2)
+    {
+        var i = 0;
+        for (; i <= count - 8; i += 8)
+            Penalised(Vector256.Load(value + i), Vector256.Load(gradient + i), l1, l2).Store(gradient + i);
+        for (; i < count; i++)
+            gradient[i] = Penalised(Vector256.CreateScalar(value[i]), Vector256.CreateScalar(gradient[i]), l1, l2)[0];
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> Penalised(Vector256<float> v, Vector256<float> g, float l1, float l2) => g + l2 * v
+        + (Vector256.GreaterThan(v, Vector256<float>.Zero) & Vector256.Create(l1)) - (Vector256.LessThan(v, Vector256<float>.Zero) & Vector256.Create(l1));
+
     /// <summary>Where a dense float32 tensor begins in memory, and whether its channels lie last there; null for one that is neither like that nor in the order of its dimensions.</summary>
     public static (nint Begin, bool ChannelsLast)? Find(Tensor tensor)
     {

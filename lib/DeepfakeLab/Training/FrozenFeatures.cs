@@ -91,7 +91,7 @@ internal sealed class FrozenFeatures : IDisposable
     private static string Content(ImageStore images)
     {
         var hashes = new string[images.Images.Count];
-        ImageLoader.ForEach(hashes.Length, CancellationToken.None, i => hashes[i] = Convert.ToHexStringLower(SHA256.HashData(ImageReader.ReadFile(images.Images[i].Path))));
+        ImageLoader.ForEach(hashes.Length, CancellationToken.None, i => hashes[i] = ImageReader.Hash(images.Images[i].Path));
         return Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(string.Join('\n', hashes))));
     }
 }

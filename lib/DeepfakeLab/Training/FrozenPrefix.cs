@@ -42,7 +42,7 @@ internal sealed class FrozenPrefix : IDisposable
         layers = model.Options.CanFold ? Fold(model, cut) : Copy(model);
         layers.eval();
         var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
-        precision = able && !FusedEngine.Pays ? ScalarType.Float32 : precision;
+        precision = precision == ScalarType.BFloat16 && able && !FusedEngine.Pays ? ScalarType.Float32 : precision;
         vectors = able && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut) && (precision == ScalarType.Float32 || VectorEngine.BeatsBFloat16(layers, cut));
         this.precision = precision = vectors ? ScalarType.Float32 : precision;
         layers.to(precision);

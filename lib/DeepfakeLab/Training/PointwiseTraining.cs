@@ -27,7 +27,7 @@ internal static unsafe class PointwiseTraining
 
     /// <summary>What a convolution reads: rows of numbers, each through factor * activation(scale x + shift) where there is a scale.</summary>
     /// <param name="factors">One for each channel of each image; null for 1.</param>
-    public sealed class Input(Tensor x, float[]? scale = null, float[]? shift = null, float[]? factors = null)
+    public sealed class Input(Tensor x, float[]? scale = null, float[]? shift = null, Tensor? factors = null)
     {
         public Tensor X => x;
 
@@ -43,7 +43,7 @@ internal static unsafe class PointwiseTraining
 
         public float[]? Shift => shift;
 
-        public float[]? Factors => factors;
+        public float* Factors { get; } = factors is null ? null : TensorLayout.Pointer(factors);
     }
 
     /// <summary>Puts <paramref name="count"/> rows of a matrix, from <paramref name="row"/> on, at <paramref name="to"/>, <paramref name="distance"/> floats apart.</summary>
@@ -125,14 +125,14 @@ internal static unsafe class PointwiseTraining
             using Floats right = new((long)(most + MatrixKernel.Rows) * distance, zeros: false), packed = new((long)most * width + 2 * MatrixKernel.Lanes, zeros: false),
                 results = new((long)most * width, zeros: false), partial = new(2 * inputs);
             own[thread] = learns ? new Floats((long)outputs * width) : null;
-            fixed (float* k = input.Scale, b = input.Shift, m = mean, f = input.Factors)
+            fixed (float* k = input.Scale, b = input.Shift, m = mean)
                 for (var row = from; row < until; row += most)
                 {
                     var count = (int)Math.Min(most, until - row);
                     gradient(row, count, right.Data, distance);
                     if (weights is not null)
                         MatrixKernel.Multiply(right.Data, distance, count, weights.Data, outputs, width, Maps.Zeros, results.Data, width);
-                    Back<T>(input, row, count, k, b, m, f, learns ? packed.Data : null, weights is null ? null : results.Data, width, weights is null ? null : to + row * inputs, past, partial.Data);
+                    Back<T>(input, row, count, k, b, m, input.Factors, learns ? packed.Data : null, weights is null ? null : results.Data, width, weights is null ? null : to + row * inputs, past, partial.Data);
                     if (mean is not null)
                         NormKernels.Take(partial.Data, sums);
                     if (own[thread] is { } sum)
@@ -159,8 +159,12 @@ internal static unsafe class PointwiseTraining
                 for (var row = 0; row < depth; row++)
                 {
                     var to = packed.Data + MatrixKernel.At(row, first, depth, width);
-                    for (var column = first; column < Math.Min(columns, first + MatrixKernel.Lanes); column++)
-                        *to++ = transposed ? data[(nint)column * inputs + row] : data[(nint)row * inputs + column];
+                    var some = Math.Min(columns - first, MatrixKernel.Lanes);
+                    if (!transposed)
+                        new Span<float>(data + (nint)row * inputs + first, some).CopyTo(new Span<float>(to, some));
+                    else
+                        for (var column = first; column < first + some; column++)
+                            *to++ = data[(nint)column * inputs + row];
                 }
         });
         return packed;
@@ -197,8 +201,8 @@ internal static unsafe class PointwiseTraining
         if (input.Scale is null)
             Copy(from, rows, input.Channels, to, distance);
         else
-            fixed (float* k = input.Scale, b = input.Shift, f = input.Factors)
-                Read<T>(from, rows, input.Channels, k, b, f, row, input.ImageRows, to, distance);
+            fixed (float* k = input.Scale, b = input.Shift)
+                Read<T>(from, rows, input.Channels, k, b, input.Factors, row, input.ImageRows, to, distance);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

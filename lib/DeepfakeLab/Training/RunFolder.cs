@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -178,7 +177,7 @@ public static class RunFolder
     private static IEnumerable<string> ContentOf(FaceDataset data, IEnumerable<FaceImage> images)
     {
         var hashes = data.Images.Zip(data.Index).ToDictionary(p => p.First.Name, p => p.Second.Hash);
-        return images.Select(i => ContentId(hashes.GetValueOrDefault(i.Name) ?? Convert.ToHexStringLower(SHA256.HashData(ImageReader.ReadFile(i.Path)))));
+        return images.Select(i => ContentId(hashes.GetValueOrDefault(i.Name) ?? ImageReader.Hash(i.Path)));
     }
 
     private static string ContentId(string hash) => hash[..16];

@@ -16,26 +16,21 @@ internal static unsafe class ScaledKernels
     /// <summary>Rows that are added in float32, and those of them that are added while their sums are in registers.</summary>
     private const int Block = 128, Few = 8;
 
+    /// <summary>Sums a channel that <see cref="BackwardSums"/> makes.</summary>
+    public const int BackwardKinds = 5;
+
     private delegate void Adding(int image, long row, long count, float* sums);
 
-    /// <summary>The mean of activation(scale x + shift) over an image's rows: [images * channels].</summary>
-    public static float[] Means<T>(float* x, int images, long rows, int channels, float[] scale, float[] shift) where T : struct, NormKernels.IActivation
+    /// <summary>The mean of activation(scale x + shift) over an image's rows, to <paramref name="to"/>: [images, channels].</summary>
+    public static void Means<T>(float* x, int images, long rows, int channels, float[] scale, float[] shift, float* to) where T : struct, NormKernels.IActivation
     {
-        var sums = Sums(images, rows, channels, (image, row, count, sums) =>
+        Sums(images, rows, channels, to, (image, row, count, sums) =>
         {
             fixed (float* k = scale, b = shift)
                 AddValues<T>(x + (image * rows + row) * channels, count, channels, k, b, sums);
         });
-        return Joined(sums, channels, 1.0 / rows);
-    }
-
-    /// <summary>Each image's first sums of all channels: [images * channels].</summary>
-    public static float[] Joined(double[][] sums, int channels, double factor = 1)
-    {
-        var all = new float[sums.Length * channels];
-        for (var i = 0; i < all.Length; i++)
-            all[i] = (float)(factor * sums[i / channels][i % channels]);
-        return all;
+        for (var i = 0; i < images * channels; i++)
+            to[i] /= rows;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -53,15 +48,15 @@ internal static unsafe class ScaledKernels
 
     /// <summary>y = factor activation(scale x + shift) + shortcut.</summary>
     /// <param name="shortcut">null for none.</param>
-    /// <param name="factors">[images * channels].</param>
-    public static void Apply<T>(float* x, float* shortcut, float* y, int images, long rows, int channels, float[] scale, float[] shift, float[] factors)
+    /// <param name="factors">[images, channels].</param>
+    public static void Apply<T>(float* x, float* shortcut, float* y, int images, long rows, int channels, float[] scale, float[] shift, float* factors)
         where T : struct, NormKernels.IActivation => NormKernels.Ranges(images, (_, from, until) =>
         {
-            fixed (float* k = scale, b = shift, f = factors)
+            fixed (float* k = scale, b = shift)
                 for (var image = from; image < until; image++)
                 {
                     var at = image * rows * channels;
-                    Apply<T>(x + at, shortcut is null ? null : shortcut + at, y + at, rows, channels, k, b, f + image * channels, NormKernels.IsBeyondCache(y, images * rows * channels));
+                    Apply<T>(x + at, shortcut is null ? null : shortcut + at, y + at, rows, channels, k, b, factors + image * channels, NormKernels.IsBeyondCache(y, images * rows * channels));
                 }
         });
 
@@ -85,8 +80,9 @@ internal static unsafe class ScaledKernels
     /// The first half of the way back: for each image five sums a channel over its rows, of gradient * value, gradient * slope, slope,
     /// gradient * slope * (x - mean) and slope * (x - mean), those of the activation. The gradients of the factors and of the norm are made of them.
     /// </summary>
-    public static double[][] BackwardSums<T>(float* gradient, float* x, int images, long rows, int channels, float[] scale, float[] shift, float[] mean)
-        where T : struct, NormKernels.IActivation => Sums(images, rows, 5 * channels, (image, row, count, sums) =>
+    /// <param name="to">[images, <see cref="BackwardKinds"/>, channels].</param>
+    public static void BackwardSums<T>(float* gradient, float* x, int images, long rows, int channels, float[] scale, float[] shift, float[] mean, float* to)
+        where T : struct, NormKernels.IActivation => Sums(images, rows, BackwardKinds * channels, to, (image, row, count, sums) =>
         {
             var at = (image * rows + row) * channels;
             fixed (float* k = scale, b = shift, m = mean)
@@ -123,16 +119,16 @@ internal static unsafe class ScaledKernels
     }
 
     /// <summary>The second half: the gradient before the norm, scale g + byX x + constant with g = (factor gradient + offset) slope; may be written over <paramref name="gradient"/>.</summary>
-    /// <param name="offsets">What the means' gradient adds at each place: [images * channels], as <paramref name="factors"/>.</param>
+    /// <param name="offsets">What the means' gradient adds at each place: [images, channels], as <paramref name="factors"/>.</param>
     public static void Backward<T>(
-        float* gradient, float* x, float* result, int images, long rows, int channels, float[] scale, float[] shift, float[] factors, float[] offsets, float[] byX, float[] constant)
+        float* gradient, float* x, float* result, int images, long rows, int channels, float[] scale, float[] shift, float* factors, float* offsets, float[] byX, float[] constant)
         where T : struct, NormKernels.IActivation => NormKernels.Ranges(images, (_, from, until) =>
         {
-            fixed (float* k = scale, b = shift, f = factors, o = offsets, vx = byX, v = constant)
+            fixed (float* k = scale, b = shift, vx = byX, v = constant)
                 for (var image = from; image < until; image++)
                 {
                     var at = image * rows * channels;
-                    Backward<T>(gradient + at, x + at, result + at, rows, channels, k, b, f + image * channels, o + image * channels, vx, v);
+                    Backward<T>(gradient + at, x + at, result + at, rows, channels, k, b, factors + image * channels, offsets + image * channels, vx, v);
                 }
         });
 
@@ -149,26 +145,22 @@ internal static unsafe class ScaledKernels
             }
     }
 
-    /// <summary>For each image sums over its rows, in float32 within blocks of rows, in float64 over these.</summary>
-    private static double[][] Sums(int images, long rows, int count, Adding add)
+    /// <summary>For each image sums over its rows, to [images, count]: in float32 within blocks of rows, in float64 over these.</summary>
+    private static void Sums(int images, long rows, int count, float* to, Adding add) => NormKernels.Ranges(images, (_, from, until) =>
     {
-        var all = new double[images][];
-        NormKernels.Ranges(images, (_, from, until) =>
+        var sums = rows > Block ? new double[count] : [];
+        for (var image = (int)from; image < until; image++)
         {
-            var partial = new float[count];
-            fixed (float* p = partial)
-                for (var image = (int)from; image < until; image++)
-                {
-                    var sums = all[image] = new double[count];
-                    for (var row = 0L; row < rows; row += Block)
-                    {
-                        partial.AsSpan().Clear();
-                        add(image, row, Math.Min(Block, rows - row), p);
-                        for (var i = 0; i < count; i++)
-                            sums[i] += p[i];
-                    }
-                }
-        });
-        return all;
-    }
+            var partial = new Span<float>(to + (long)image * count, count);
+            for (var row = 0L; row < rows; row += Block)
+            {
+                partial.Clear();
+                add(image, row, Math.Min(Block, rows - row), to + (long)image * count);
+                for (var i = 0; i < sums.Length; i++)
+                    sums[i] = partial[i] + (row > 0 ? sums[i] : 0);
+            }
+            for (var i = 0; i < sums.Length; i++)
+                partial[i] = (float)sums[i];
+        }
+    });
 }

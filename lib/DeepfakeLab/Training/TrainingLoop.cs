@@ -10,6 +10,9 @@ internal sealed class TrainingLoop(
     VisionModel model, Recipe recipe, FitOptions options, DataSplit split, Preprocessing preprocessing, ImageStore training,
     ImageStore validation, Action<EpochFigures>? onEpoch, CancellationToken cancellation) : IDisposable
 {
+    /// <summary>Steps after which their arrays, a megabyte or two each, are collected: the collector itself lets as much gather as the processor's last cache holds, a hundred of them.</summary>
+    private const int StepsToCollect = 4;
+
     private const string HeadPhase = "head", FineTunePhase = "fine-tune";
 
     /// <summary>A stretch of fine-tuning with the same layers: all of it, or one stage of gradual unfreezing.</summary>
@@ -188,7 +191,7 @@ internal sealed class TrainingLoop(
     /// <summary>Phase two: from the cut on, on augmented images.</summary>
     private void FineTune(TrainingCheckpoint? state)
     {
-        using var average = recipe.AverageDecay > 0 ? new WeightCopy(model) : null;
+        using var average = recipe.AverageDecay > 0 ? new WeightCopy(model, Constant) : null;
         if (state is not null)
         {
             history.AddRange(state.History);
@@ -199,6 +202,7 @@ internal sealed class TrainingLoop(
         if (state is not null)
             options.OnResumed?.Invoke(done);
         using var features = recipe.FeatureCopies > 0 ? new FrozenFeatures(model, recipe, options.Seed, preprocessing, training, validation, cancellation) : null;
+        GnuLibrary.Trim(); // what features took
         foreach (var stretch in Stretches().Where(s => s.LastEpoch > done))
         {
             var frozen = Freeze(stretch.Cut);
@@ -235,9 +239,11 @@ internal sealed class TrainingLoop(
                     loss += features is null ? steps.OnImages(optimizer, indices, epoch, i, part, next: order.AsSpan((i + 1) * size, i + 1 < perEpoch ? size : 0).ToArray()) : steps.OnFeatures(optimizer, features, indices, epoch, i, part);
                 if (part.Last)
                     average?.MoveTowards(model, 1 - recipe.AverageDecay);
+                if (i % StepsToCollect == 0)
+                    GC.Collect(0);
                 progress.Advance(size, ("loss", loss / (i + 1)), ("best accuracy", history.Count > 0 ? Best.ValidationAccuracy : 0));
             }
-            using var plain = average is null && !steps.ShiftsPriors ? null : new WeightCopy(model);
+            using var plain = average is null && !steps.ShiftsPriors ? null : new WeightCopy(model, Constant);
             average?.CopyTo(model);
             steps.CorrectPriors();
             Record(FineTunePhase, epoch, loss / perEpoch, Score(features), optimizer, clock, null);
@@ -269,6 +275,9 @@ internal sealed class TrainingLoop(
             s.Thawed == 0 ? model.Stages[^1] : s.Thawed == body.Count ? recipe.Cut : body[^s.Thawed],
             recipe.LearningRate * Math.Pow(recipe.UnfreezeRate, s.i)));
     }
+
+    /// <summary>What has the same values from the beginning to the end. Scoring in training mode moves the statistics of all batch norms.</summary>
+    private nn.Module<Tensor, Tensor>[] Constant => recipe.ScoreInTrainingMode ? [] : Frozen(recipe.Cut);
 
     private nn.Module<Tensor, Tensor>[] Frozen(string? cut) =>
         cut is null ? [] : [.. model.Stages.TakeWhile(stage => stage != cut).SelectMany(model.StageLayers)];
@@ -350,7 +359,7 @@ internal sealed class TrainingLoop(
         if (ReferenceEquals(Best, figures))
         {
             best?.Dispose();
-            best = new WeightCopy(model);
+            best = new WeightCopy(model, Constant);
         }
         progress?.Advance(1, ("loss", loss), ("accuracy", accuracy), ("best accuracy", Best.ValidationAccuracy));
         onEpoch?.Invoke(figures);

@@ -179,7 +179,7 @@ internal sealed class TrainingPass : IDisposable
         var (images, rows, channels, scale, shift) = (batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift);
         var learns = x.requires_grad || batch.Learns || excitation is not null && excitation.parameters().Any(p => p.requires_grad);
         var (means, scales) = excitation is null ? (null, Layers.Kept(x, drop).expand(images, channels, 1, 1).contiguous()) : Excite<T>(excitation, batch, x, learns);
-        var factors = Numbers(scales);
+        var factors = TensorLayout.Pointer(scales); // which live as long as the pass
         var y = Like(x);
         ScaledKernels.Apply<T>(TensorLayout.Pointer(x), shortcut is null ? null : TensorLayout.Pointer(shortcut), TensorLayout.Pointer(y), images, rows, channels, scale, shift, factors);
         if (!learns && shortcut is not { requires_grad: true })
@@ -187,7 +187,7 @@ internal sealed class TrainingPass : IDisposable
         GoBack(y, x, shortcut, gradient =>
         {
             y.Dispose();
-            BackScaled<T>(batch, x, gradient, means, scales, factors, shortcut is { requires_grad: true } ? null : gradient);
+            BackScaled<T>(batch, x, gradient, means, scales, shortcut is { requires_grad: true } ? null : gradient);
         });
         return y;
     }
@@ -195,48 +195,55 @@ internal sealed class TrainingPass : IDisposable
     /// <summary>The means [N, C] of what the norm makes, and the factors that squeeze and excitation make of them.</summary>
     private static unsafe (Tensor Means, Tensor Scales) Excite<T>(Layers.SqueezeExcitation excitation, Normalised batch, Tensor x, bool learns) where T : struct, NormKernels.IActivation
     {
-        var means = TensorLayout.Copy(ScaledKernels.Means<T>(TensorLayout.Pointer(x), batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift), [batch.Images, batch.Channels], learns);
+        var means = Means<T>(batch, x).requires_grad_(learns);
         return (means, excitation.Steps.Aggregate(means, (m, step) => step is Conv2d full ? nn.functional.linear(m, full.weight!.flatten(1), full.bias) : ((nn.Module<Tensor, Tensor>)step).call(m)));
     }
 
-    private static unsafe void BackScaled<T>(Normalised batch, Tensor x, Tensor gradient, Tensor? means, Tensor scales, float[] factors, Tensor? over) where T : struct, NormKernels.IActivation
+    /// <summary>The means [N, C] over the places of the images of what the norm makes.</summary>
+    private static unsafe Tensor Means<T>(Normalised batch, Tensor x) where T : struct, NormKernels.IActivation
     {
-        var (images, rows, channels) = (batch.Images, batch.Rows, batch.Channels);
-        var sums = ScaledKernels.BackwardSums<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift, batch.Origin);
-        var offsets = new float[images * channels];
+        var means = empty([batch.Images, batch.Channels]);
+        ScaledKernels.Means<T>(TensorLayout.Pointer(x), batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift, TensorLayout.Pointer(means));
+        return means;
+    }
+
+    private static unsafe void BackScaled<T>(Normalised batch, Tensor x, Tensor gradient, Tensor? means, Tensor scales, Tensor? over) where T : struct, NormKernels.IActivation
+    {
+        var sums = BackwardSums<T>(batch, x, gradient);
         if (means is not null)
-        {
-            scales.backward([TensorLayout.Copy(ScaledKernels.Joined(sums, channels), [images, channels])]);
-            offsets = Array.ConvertAll(Numbers(means.grad!), m => m / rows);
-        }
-        Back<T>(batch, x, gradient, sums, factors, offsets, over);
+            scales.backward([sums.select(1, 0).contiguous()]);
+        Back<T>(batch, x, gradient, sums, scales, means is null ? zeros_like(scales) : means.grad! / batch.Rows, over);
+    }
+
+    /// <summary>As <see cref="ScaledKernels.BackwardSums"/>: [N, kinds, C].</summary>
+    private static unsafe Tensor BackwardSums<T>(Normalised batch, Tensor x, Tensor gradient) where T : struct, NormKernels.IActivation
+    {
+        var sums = empty([batch.Images, ScaledKernels.BackwardKinds, batch.Channels]);
+        ScaledKernels.BackwardSums<T>(TensorLayout.Pointer(gradient), TensorLayout.Pointer(x), batch.Images, batch.Rows, batch.Channels, batch.Scale, batch.Shift, batch.Origin, TensorLayout.Pointer(sums));
+        return sums;
     }
 
     /// <summary>The means [N, C] over the places of the images: the maps themselves nobody else wants.</summary>
     private unsafe Tensor Pooled<T>(Normalised batch, Tensor x) where T : struct, NormKernels.IActivation
     {
-        var (images, rows, channels) = (batch.Images, batch.Rows, batch.Channels);
-        var means = TensorLayout.Copy(ScaledKernels.Means<T>(TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift), [images, channels]);
+        var means = Means<T>(batch, x);
         if (!x.requires_grad && !batch.Learns)
             return means;
-        GoBack(means, x, null, gradient =>
-        {
-            var sums = ScaledKernels.BackwardSums<T>(TensorLayout.Pointer(x), TensorLayout.Pointer(x), images, rows, channels, batch.Scale, batch.Shift, batch.Origin);
-            Back<T>(batch, x, x, sums, new float[images * channels], Array.ConvertAll(Numbers(gradient), g => g / rows), null); // what is multiplied by 0 can be anything
-        });
+        GoBack(means, x, null, gradient => Back<T>(batch, x, x, BackwardSums<T>(batch, x, x), zeros_like(gradient), gradient / batch.Rows, null)); // what is multiplied by 0 can be anything
         return means;
     }
 
     /// <summary>From the sums over each image to the gradients of the norm's parameters and of x.</summary>
     /// <param name="over">What the gradient of x may be written over; null for nothing.</param>
-    private static unsafe void Back<T>(Normalised batch, Tensor x, Tensor gradient, double[][] sums, float[] factors, float[] offsets, Tensor? over) where T : struct, NormKernels.IActivation
+    private static unsafe void Back<T>(Normalised batch, Tensor x, Tensor gradient, Tensor sums, Tensor scales, Tensor added, Tensor? over) where T : struct, NormKernels.IActivation
     {
         var channels = batch.Channels;
         var (sum, withX) = (new double[channels], new double[channels]);
-        foreach (var (image, s) in sums.Index())
+        float* s = TensorLayout.Pointer(sums), factors = TensorLayout.Pointer(scales), offsets = TensorLayout.Pointer(added);
+        for (var (image, at) = (0, 0); image < batch.Images; image++, at += channels, s += ScaledKernels.BackwardKinds * channels)
             for (var c = 0; c < channels; c++)
             {
-                var (factor, offset) = (factors[image * channels + c], offsets[image * channels + c]);
+                double factor = factors[at + c], offset = offsets[at + c];
                 sum[c] += factor * s[channels + c] + offset * s[2 * channels + c];
                 withX[c] += factor * s[3 * channels + c] + offset * s[4 * channels + c];
             }
@@ -342,7 +349,7 @@ internal sealed class TrainingPass : IDisposable
     {
         var learns = x.requires_grad || batch.Learns || excitation is not null && excitation.parameters().Any(p => p.requires_grad);
         var (means, scales) = excitation is null ? default : Excite<T>(excitation, batch, x, learns);
-        var input = new PointwiseTraining.Input(x, batch.Scale, batch.Shift, scales is null ? null : Numbers(scales));
+        var input = new PointwiseTraining.Input(x, batch.Scale, batch.Shift, scales);
         var (y, mean, variance) = PointwiseTraining.Forward<T>(conv, input);
         if (learns || conv.weight!.requires_grad)
         {
@@ -357,7 +364,7 @@ internal sealed class TrainingPass : IDisposable
                     return;
                 if (scales is not null)
                 {
-                    BackScaled<T>(batch, x, result, means, scales, input.Factors!, result);
+                    BackScaled<T>(batch, x, result, means, scales, result);
                     return;
                 }
                 var (byX, constant) = batch.Learn(sum, withX);

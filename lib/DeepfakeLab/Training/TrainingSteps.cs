@@ -182,6 +182,8 @@ internal sealed class TrainingSteps : IDisposable
         {
             using var scope = NewDisposeScope();
             var gradient = parameter.grad ?? (parameter.grad = zeros_like(parameter));
+            if (AdamKernel.TryPenalise(parameter, gradient, recipe.L1, 2 * recipe.L2))
+                continue;
             if (recipe.L1 > 0)
                 gradient.add_(parameter.sign(), alpha: recipe.L1);
             if (recipe.L2 > 0)

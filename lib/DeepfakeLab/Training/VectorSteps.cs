@@ -91,7 +91,7 @@ internal sealed unsafe class ConvolutionWeights : IDisposable
 {
     private readonly Tensor values; // [outputs, inputs of a group, kernel, kernel]
 
-    public ConvolutionWeights(Conv2d conv, float low, float high, bool smooth) : this(conv, conv.weight!, conv.bias, low, high) => IsSmooth = smooth;
+    public ConvolutionWeights(Conv2d conv, float low, float high, bool smooth = false) : this(conv, conv.weight!, conv.bias, low, high) => IsSmooth = smooth;
 
     /// <summary>Of a convolution like this one with other numbers.</summary>
     public ConvolutionWeights(Conv2d conv, Tensor kernels, Tensor? bias, float low = float.NegativeInfinity, float high = float.PositiveInfinity)

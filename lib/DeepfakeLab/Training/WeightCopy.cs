@@ -7,10 +7,13 @@ internal sealed class WeightCopy : IDisposable
 {
     private readonly Dictionary<string, Tensor> values;
 
-    public WeightCopy(nn.Module model)
+    /// <param name="constant">Modules of it whose values never change and need not be copied.</param>
+    public WeightCopy(nn.Module model, IEnumerable<nn.Module>? constant = null)
     {
+        using var scope = NewDisposeScope();
         using var none = no_grad();
-        values = model.state_dict().ToDictionary(e => e.Key, e => e.Value.detach().clone().DetachFromDisposeScope());
+        var shared = (constant ?? []).SelectMany(m => m.state_dict().Values).Select(v => v.Handle).ToHashSet();
+        values = model.state_dict().ToDictionary(e => e.Key, e => (shared.Contains(e.Value.Handle) ? e.Value.detach() : e.Value.detach().clone()).DetachFromDisposeScope());
     }
 
     public WeightCopy(Dictionary<string, Tensor> values) => this.values = values;
