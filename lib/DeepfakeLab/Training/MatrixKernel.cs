@@ -87,7 +87,8 @@ internal static unsafe class MatrixKernel
     public static void Multiply(float* a, int lda, int rows, float* b, int depth, int columns, float* bias, float* c, int ldc, float* add = null,
         float low = float.NegativeInfinity, float high = float.PositiveInfinity, int runs = 1, int apart = 0)
     {
-        var run = depth / runs;
+        var (run, step, skip) = runs == depth ? (depth, (nint)apart, (nint)0) : (depth / runs, 1, apart - depth / runs);
+        runs = depth / run;
         for (var column = 0; column < columns; column += Panel, b += Panel * depth)
             for (var row = 0; row < rows; row += Rows)
             {
@@ -97,23 +98,23 @@ internal static unsafe class MatrixKernel
                 switch (columns - column >= Panel, rows - row > Rows / 2)
                 {
                     case (true, true):
-                        Block<Full, Full>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Full, Full>(left, lda, runs, run, step, skip, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                     case (true, false):
-                        Block<Full, Half>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Full, Half>(left, lda, runs, run, step, skip, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                     case (false, true):
-                        Block<Half, Full>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Half, Full>(left, lda, runs, run, step, skip, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                     default:
-                        Block<Half, Half>(left, lda, runs, run, apart - run, b, bias + column, to, ldc, plus, rows - row, low, high);
+                        Block<Half, Half>(left, lda, runs, run, step, skip, b, bias + column, to, ldc, plus, rows - row, low, high);
                         break;
                 }
             }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Block<TWide, TTall>(float* a, nint lda, int runs, int run, nint skip, float* b, float* bias, float* c, nint ldc, float* add, int rows, float lowest, float highest)
+    private static void Block<TWide, TTall>(float* a, nint lda, int runs, int run, nint step, nint skip, float* b, float* bias, float* c, nint ldc, float* add, int rows, float lowest, float highest)
         where TWide : struct, IFull where TTall : struct, IFull
     {
         float* a3 = a + 3 * lda, a6 = a + 6 * lda, a9 = a + 9 * lda, a12 = a + 12 * lda;
@@ -131,7 +132,7 @@ internal static unsafe class MatrixKernel
         Vector512<float> c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0, c9 = c0, c10 = c0, c11 = c0, c12 = c0, c13 = c0, d1 = d0, d2 = d0, d3 = d0, d4 = d0, d5 = d0, d6 = d0, d7 = d0, d8 = d0, d9 = d0, d10 = d0, d11 = d0, d12 = d0, d13 = d0, x;
         var ahead = (nint)runs * run * Panel; // the next columns, which may lie in a farther cache
         for (; runs > 0; runs--, a += skip, a3 += skip, a6 += skip, a9 += skip, a12 += skip)
-            for (var left = run; left > 0; left--, a++, a3++, a6++, a9++, a12++, b += TWide.Is ? Panel : Lanes)
+            for (var left = run; left > 0; left--, a += step, a3 += step, a6 += step, a9 += step, a12 += step, b += TWide.Is ? Panel : Lanes)
             {
                 Sse.Prefetch1(b + ahead);
                 Sse.Prefetch1(b + ahead + Lanes);
