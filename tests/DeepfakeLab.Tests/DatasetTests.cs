@@ -236,4 +236,13 @@ public class DatasetTests
             return ~crc;
         }
     }
+
+    [Fact]
+    public void A_picture_longer_than_any_camera_makes_is_refused_with_its_name()
+    {
+        Assert.Equal(ImageReader.LongestSide, ImageReader.Decode(new RgbImage(ImageReader.LongestSide, 1).ToPng(), "long.png").Width);
+        var error = Assert.Throws<ImageException>(() => ImageReader.Decode(new RgbImage(1, ImageReader.LongestSide + 1).ToPng(), "longer.png"));
+        Assert.Contains("longer.png", error.Message);
+        Assert.Contains("1 x 65536", error.Message);
+    }
 }

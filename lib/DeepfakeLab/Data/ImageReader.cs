@@ -16,6 +16,9 @@ public static class ImageReader
     /// <summary>Images of more pixels than this are refused before memory is taken for them.</summary>
     public const long LargestImage = 50_000_000;
 
+    /// <summary>And those of a longer side, JPEG's longest: a picture as long as that and one pixel high would take a hundred times its own memory to be resized.</summary>
+    public const int LongestSide = 65_535;
+
     private const string Types = "JPEG, PNG, WebP or BMP";
 
     /// <summary>Reads and decodes one image.</summary>
@@ -90,8 +93,8 @@ public static class ImageReader
         if (codec.EncodedFormat is not (SKEncodedImageFormat.Jpeg or SKEncodedImageFormat.Png or SKEncodedImageFormat.Webp or SKEncodedImageFormat.Bmp))
             throw new ImageException($"The file is a {codec.EncodedFormat} image, which is not read", name, $"Convert it to {Types}");
         var (width, height) = (codec.Info.Width, codec.Info.Height);
-        if ((long)width * height > LargestImage)
-            throw new ImageException($"The image says that it has {width} x {height} pixels, more than {LargestImage / 1_000_000} million", name, "Store it smaller");
+        if ((long)width * height > LargestImage || Math.Max(width, height) > LongestSide)
+            throw new ImageException($"The image says that it has {width} x {height} pixels, more than {LargestImage / 1_000_000} million, or than {LongestSide} in a row", name, "Store it smaller");
         origin = codec.EncodedOrigin;
         var image = new PixelBuffer(width, height);
         SKCodecResult result;
