@@ -25,7 +25,11 @@ public static class ImageReader
     /// <param name="path">The file.</param>
     /// <param name="applyExifOrientation">Turn the picture the way its EXIF tag says. torchvision does not, so off by default.</param>
     /// <exception cref="ImageException">The file is missing, empty, broken, of another type, or too large.</exception>
-    public static RgbImage Read(string path, bool applyExifOrientation = false) => Decode(ReadFile(path), path, applyExifOrientation);
+    public static RgbImage Read(string path, bool applyExifOrientation = false)
+    {
+        using var data = ReadData(path);
+        return Decode(data, path, applyExifOrientation);
+    }
 
     /// <summary>The file's bytes, after a look at its size.</summary>
     internal static byte[] ReadFile(string path) => Read(path, stream =>
@@ -58,32 +62,40 @@ public static class ImageReader
     /// <summary>Decodes a whole image file held in memory; <paramref name="name"/> is what errors call it.</summary>
     public static RgbImage Decode(byte[] file, string name, bool applyExifOrientation = false)
     {
-        using var pixels = DecodePixels(file, name, out var origin);
+        using var data = Copy(file, name);
+        return Decode(data, name, applyExifOrientation);
+    }
+
+    private static RgbImage Decode(SKData data, string name, bool applyExifOrientation)
+    {
+        using var pixels = DecodePixels(data, name, out var origin);
         var image = pixels.ToRgb();
         return applyExifOrientation ? Turn(image, origin) : image;
     }
 
-    /// <summary>As <see cref="Read(string, bool)"/>, into memory that is used again, and from memory that the garbage collector has nothing to do with.</summary>
-    internal static unsafe PixelBuffer ReadPixels(string path)
+    /// <summary>As <see cref="Read(string, bool)"/>, into memory that is used again.</summary>
+    internal static PixelBuffer ReadPixels(string path)
     {
-        using var data = Read(path, stream =>
-        {
-            var file = SKData.Create(stream.Length);
-            stream.ReadExactly(new Span<byte>((void*)file.Data, (int)file.Size));
-            return file;
-        });
+        using var data = ReadData(path);
         return DecodePixels(data, path, out _);
     }
 
-    internal static PixelBuffer DecodePixels(byte[] file, string name) => DecodePixels(file, name, out _);
-
-    private static PixelBuffer DecodePixels(byte[] file, string name, out SKEncodedOrigin origin)
+    internal static PixelBuffer DecodePixels(byte[] file, string name)
     {
-        if (file.Length == 0)
-            throw new ImageException("The file is empty", name, "Fetch it again or remove it");
-        using var data = SKData.CreateCopy(file);
-        return DecodePixels(data, name, out origin);
+        using var data = Copy(file, name);
+        return DecodePixels(data, name, out _);
     }
+
+    /// <summary>The file's bytes, in memory that the garbage collector has nothing to do with.</summary>
+    private static unsafe SKData ReadData(string path) => Read(path, stream =>
+    {
+        var file = SKData.Create(stream.Length);
+        stream.ReadExactly(new Span<byte>((void*)file.Data, (int)file.Size));
+        return file;
+    });
+
+    private static SKData Copy(byte[] file, string name) =>
+        file.Length > 0 ? SKData.CreateCopy(file) : throw new ImageException("The file is empty", name, "Fetch it again or remove it");
 
     private static unsafe PixelBuffer DecodePixels(SKData data, string name, out SKEncodedOrigin origin)
     {

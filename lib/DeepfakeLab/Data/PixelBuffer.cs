@@ -10,7 +10,7 @@ namespace DeepfakeLab;
 internal sealed class PixelBuffer : IDisposable
 {
     /// <summary>Bytes behind the last pixel that may be read.</summary>
-    public const int Behind = 32;
+    private const int Behind = 32;
 
     private byte[]? bytes;
 
