@@ -181,7 +181,14 @@ public sealed class TrainingPassTests
         }
         Assert.Equal([0, 1, 0.5f, 0, 1], ((float[])[float.NegativeInfinity, float.PositiveInfinity, 0, float.MinValue, float.MaxValue]).Select(Sigmoid));
 
-        static float Sigmoid(float z) => NormKernels.Sigmoid(Vector256.Create(z))[0];
+        static unsafe float Sigmoid(float z)
+        {
+            var all = stackalloc float[Eight.Count + Sixteen.Count];
+            NormKernels.Sigmoid(Eight.Create(z)).Store(all);
+            NormKernels.Sigmoid(Sixteen.Create(z)).Store(all + Eight.Count);
+            Assert.True(all[0].Equals(all[Eight.Count]), "eight lanes give other bits than sixteen");
+            return all[0];
+        }
     }
 
     /// <summary>Winograd's convolutions, forward and back: whole tiles and parts of them, channels of one register and of more, several groups of images.</summary>

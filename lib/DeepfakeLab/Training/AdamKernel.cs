@@ -19,10 +19,11 @@ internal static unsafe class AdamKernel
 
     /// <summary>What is the same for all numbers of a parameter.</summary>
     /// <param name="Keep">What is left of the number itself by AdamW's decay.</param>
-    /// <param name="Decay">How much of the number Adam adds to its gradient.</param>
+    /// <param name="Sign">How much of the number's sign is added to its gradient.</param>
+    /// <param name="Decay">How much of the number itself is.</param>
     /// <param name="Size">The rate, by Adam's correction of the mean.</param>
     /// <param name="Root">The root of Adam's correction of the mean square.</param>
-    internal readonly record struct Factors(float Keep, float Decay, float Size, float Root);
+    internal readonly record struct Factors(float Keep, float Sign, float Decay, double Size, double Root);
 
     /// <summary>One parameter, its gradient, and the means of its gradients and of their squares, all in the same order in memory.</summary>
     internal readonly record struct Numbers(nint Value, nint Gradient, nint Mean, nint Square, long Count, Factors Factors);
@@ -36,34 +37,6 @@ internal static unsafe class AdamKernel
             Step((float*)n.Value + from, (float*)n.Gradient + from, (float*)n.Mean + from, (float*)n.Square + from, (int)Math.Min(Block, n.Count - from), n.Factors);
         });
     }
-
-    /// <summary>gradient += l1 sign(value) + l2 value, in one pass over memory. False, and nothing done, where the two do not lie alike in the processor's memory.</summary>
-    public static bool TryPenalise(Tensor value, Tensor gradient, double l1, double l2)
-    {
-        if (Find(value) is not { } v || Find(gradient) is not { } g || v.ChannelsLast != g.ChannelsLast)
-            return false;
-        var count = value.numel();
-        Team.ForEach((int)((count + Block - 1) / Block), block =>
-        {
-            var from = (long)block * Block;
-            Penalise((float*)v.Begin + from, (float*)g.Begin + from, (int)Math.Min(Block, count - from), (float)l1, (float)l2);
-        });
-        return true;
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Penalise(float* value, float* gradient, int count, float l1, float l2)
-    {
-        var i = 0;
-        for (; i <= count - 8; i += 8)
-            Penalised(Vector256.Load(value + i), Vector256.Load(gradient + i), l1, l2).Store(gradient + i);
-        for (; i < count; i++)
-            gradient[i] = Penalised(Vector256.CreateScalar(value[i]), Vector256.CreateScalar(gradient[i]), l1, l2)[0];
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<float> Penalised(Vector256<float> v, Vector256<float> g, float l1, float l2) => g + l2 * v
-        + (Vector256.GreaterThan(v, Vector256<float>.Zero) & Vector256.Create(l1)) - (Vector256.LessThan(v, Vector256<float>.Zero) & Vector256.Create(l1));
 
     /// <summary>Where a dense float32 tensor begins in memory, and whether its channels lie last there; null for one that is neither like that nor in the order of its dimensions.</summary>
     public static (nint Begin, bool ChannelsLast)? Find(Tensor tensor)
@@ -107,9 +80,10 @@ internal static unsafe class AdamKernel
     private static (Vector256<float> Value, Vector256<float> Mean, Vector256<float> Square) Step(
         Vector256<float> p, Vector256<float> g, Vector256<float> m, Vector256<float> v, Factors f)
     {
-        g += f.Decay * p;
+        var zero = Vector256<float>.Zero;
+        g += f.Decay * p + ((Vector256.GreaterThan(p, zero) & Vector256.Create(f.Sign)) - (Vector256.LessThan(p, zero) & Vector256.Create(f.Sign)));
         m = (float)Beta1 * m + (float)(1 - Beta1) * g;
         v = (float)Beta2 * v + (float)(1 - Beta2) * (g * g);
-        return (f.Keep * p - f.Size * (m / (Vector256.Sqrt(v) / f.Root + Vector256.Create((float)Epsilon))), m, v);
+        return (f.Keep * p - (float)(f.Size * f.Root) * (m / (Vector256.Sqrt(v) + Vector256.Create((float)(f.Root * Epsilon)))), m, v);
     }
 }

@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -59,13 +58,17 @@ internal static unsafe class DepthwiseKernel
 
     /// <summary>The convolution of activation(scale x + shift), written to <paramref name="y"/>; the mean and (biased) variance of each of its channels.</summary>
     /// <param name="filters">[C, side, side].</param>
-    public static (double[] Mean, double[] Variance) Forward<T>(float* x, float* y, float[] filters, float[] scale, float[] shift, Shape shape) where T : struct, NormKernels.IActivation
+    public static (double[] Mean, double[] Variance) Forward<T>(float* x, float* y, float[] filters, float[] scale, float[] shift, Shape shape) where T : struct, NormKernels.IActivation =>
+        Sixteen.Fits(shape.Channels) ? Forward<T, Sixteen>(x, y, filters, scale, shift, shape) : Forward<T, Eight>(x, y, filters, scale, shift, shape);
+
+    private static (double[] Mean, double[] Variance) Forward<T, V>(float* x, float* y, float[] filters, float[] scale, float[] shift, Shape shape)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
     {
         var (taps, channels, all) = (shape.Side * shape.Side, shape.Channels, new double[LabRuntime.Threads][]);
         var packed = new float[filters.Length];
         for (var c = 0; c < channels; c++)
             for (var tap = 0; tap < taps; tap++)
-                packed[Turned(c, taps - 1 - tap, taps)] = filters[c * taps + tap];
+                packed[Turned<V>(c, taps - 1 - tap, taps)] = filters[c * taps + tap];
         var origin = new float[channels]; // what the first image's first place gives: numbers are counted from there, so that their squares do not drown the variance
         NormKernels.Ranges(shape.Images, (thread, from, until) =>
         {
@@ -76,7 +79,7 @@ internal static unsafe class DepthwiseKernel
             fixed (float* filter = packed, k = scale, b = shift)
             {
                 Normalise<T>(x, near.Data, -shape.Padding, shape.Side, k, b, shape);
-                Convolve(near.Data, first.Data, filter, 1, shape with { Width = 1 }, row);
+                Convolve<V>(near.Data, first.Data, filter, 1, shape with { Width = 1 }, row);
                 if (thread == 0)
                     new Span<float>(first.Data, channels).CopyTo(origin);
                 for (var image = from; image < until; image++)
@@ -85,7 +88,7 @@ internal static unsafe class DepthwiseKernel
                         var rows = Math.Min(band, shape.OutHeight - at);
                         var to = y + (image * shape.OutHeight + at) * shape.OutWidth * channels;
                         Normalise<T>(x + image * shape.Height * shape.Width * channels, near.Data, at * shape.Stride - shape.Padding, (rows - 1) * shape.Stride + shape.Side, k, b, shape);
-                        Convolve(near.Data, to, filter, rows, shape, row);
+                        Convolve<V>(near.Data, to, filter, rows, shape, row);
                         for (var block = 0; block < rows * shape.OutWidth; block += NormKernels.Block)
                         {
                             NormKernels.Add<NormKernels.None>(null, to + block * channels, null, Math.Min(NormKernels.Block, rows * shape.OutWidth - block), channels, null, null, first.Data, partial.Data);
@@ -106,13 +109,18 @@ internal static unsafe class DepthwiseKernel
     /// <param name="norm">What was done to <paramref name="x"/> before: scale and shift, and the mean for the sums below.</param>
     /// <returns>The gradient of the filters [C, side, side], and over all rows the sums a channel of what went to <paramref name="result"/> and of that times x - mean.</returns>
     public static (float[] Filters, double[] Sum, double[] WithX) Backward<T>(
-        PointwiseTraining.Rows gradient, float* x, float* result, float[] filters, bool learns, (float[] Scale, float[] Shift, float[] Mean)? norm, Shape shape) where T : struct, NormKernels.IActivation
+        PointwiseTraining.Rows gradient, float* x, float* result, float[] filters, bool learns, (float[] Scale, float[] Shift, float[] Mean)? norm, Shape shape) where T : struct, NormKernels.IActivation =>
+        Sixteen.Fits(shape.Channels) ? Backward<T, Sixteen>(gradient, x, result, filters, learns, norm, shape) : Backward<T, Eight>(gradient, x, result, filters, learns, norm, shape);
+
+    private static (float[] Filters, double[] Sum, double[] WithX) Backward<T, V>(
+        PointwiseTraining.Rows gradient, float* x, float* result, float[] filters, bool learns, (float[] Scale, float[] Shift, float[] Mean)? norm, Shape shape)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
     {
         var (taps, channels) = (shape.Side * shape.Side, shape.Channels);
         var turned = new float[filters.Length]; // eight channels at a time, each tap of these next to each other, the last tap first
         for (var c = 0; c < channels; c++)
             for (var tap = 0; tap < taps; tap++)
-                turned[Turned(c, tap, taps)] = filters[c * taps + tap];
+                turned[Turned<V>(c, tap, taps)] = filters[c * taps + tap];
         var (all, both) = (new double[LabRuntime.Threads][], new double[LabRuntime.Threads][]);
         NormKernels.Ranges(shape.Images, (thread, from, until) =>
         {
@@ -129,14 +137,14 @@ internal static unsafe class DepthwiseKernel
                             NormKernels.Apply<T>(x + at, null, images = near.Data, rows * shape.Width, channels, k, b, past: false);
                         Spread(gradient, image * shape.OutHeight * shape.OutWidth, behind.Data, row - shape.Padding, rows + shape.Side - 1, shape);
                         if (shape.Side == 5)
-                            Rows<Five>(behind.Data, learns ? images : null, result is null ? null : result + at, filter, sums, rows, shape);
+                            Rows<Five, V>(behind.Data, learns ? images : null, result is null ? null : result + at, filter, sums, rows, shape);
                         else
-                            Rows<Three>(behind.Data, learns ? images : null, result is null ? null : result + at, filter, sums, rows, shape);
+                            Rows<Three, V>(behind.Data, learns ? images : null, result is null ? null : result + at, filter, sums, rows, shape);
                         if (norm is null || result is null)
                             continue;
                         for (var block = 0; block < rows * shape.Width; block += NormKernels.Block)
                         {
-                            Mask<T>(x + at + block * channels, result + at + block * channels, Math.Min(NormKernels.Block, rows * shape.Width - block), channels, k, b, o, partial.Data);
+                            Mask<T, V>(x + at + block * channels, result + at + block * channels, Math.Min(NormKernels.Block, rows * shape.Width - block), channels, k, b, o, partial.Data);
                             NormKernels.Take(partial.Data, own);
                         }
                     }
@@ -144,12 +152,18 @@ internal static unsafe class DepthwiseKernel
         var gradients = new float[filters.Length];
         for (var c = 0; c < channels; c++)
             for (var tap = 0; tap < taps; tap++)
-                gradients[c * taps + tap] = (float)all.Sum(sums => sums[Turned(c, tap, taps)]);
+            {
+                var total = 0.0;
+                foreach (var sums in all)
+                    total += sums[Turned<V>(c, tap, taps)];
+                gradients[c * taps + tap] = (float)total;
+            }
         var (sum, withX) = NormKernels.Join(both, channels);
         return (gradients, sum, withX);
     }
 
-    private static int Turned(int channel, int tap, int taps) => (channel / 8 * taps + taps - 1 - tap) * 8 + channel % 8;
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static int Turned<V>(int channel, int tap, int taps) where V : struct, ILanes<V> => (channel / V.Count * taps + taps - 1 - tap) * V.Count + channel % V.Count;
 
     /// <summary>Writes rows of the normalised image, from one that may lie before the first, with zeros around.</summary>
     private static void Normalise<T>(float* image, float* to, int first, int rows, float* k, float* b, Shape shape) where T : struct, NormKernels.IActivation
@@ -170,41 +184,41 @@ internal static unsafe class DepthwiseKernel
     }
 
     /// <summary>The convolution of rows with zeros around them, <paramref name="row"/> floats each.</summary>
-    private static void Convolve(float* near, float* y, float* filter, int rows, Shape shape, int row)
+    private static void Convolve<V>(float* near, float* y, float* filter, int rows, Shape shape, int row) where V : struct, ILanes<V>
     {
         var taps = shape.Side * shape.Side;
-        for (var c = 0; c < shape.Channels; c += 8, filter += 8 * taps)
+        for (var c = 0; c < shape.Channels; c += V.Count, filter += V.Count * taps)
             if (shape is { Stride: 1, Side: 5 })
-                Images<Five>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+                Images<Five, V>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
             else if (shape.Stride == 1)
-                Images<Three>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+                Images<Three, V>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
             else if (shape.Side == 5)
-                Halved<Five>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+                Halved<Five, V>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
             else
-                Halved<Three>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
+                Halved<Three, V>(near + c, y + c, filter, rows, shape.OutWidth, shape.Channels, row);
     }
 
     /// <summary>As <see cref="Images"/>, at every second column of every second row.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Halved<TFilter>(float* near, float* y, float* filter, int rows, int width, nint channels, nint row) where TFilter : struct, IFilter
+    private static void Halved<TFilter, V>(float* near, float* y, float* filter, int rows, int width, nint channels, nint row) where TFilter : struct, IFilter where V : struct, ILanes<V>
     {
         var side = TFilter.IsFive ? 5 : 3;
         for (var h = 0; h < rows; h++, near += 2 * row)
             for (var w = 0; w < width; w += 2)
             {
-                Vector256<float> s0 = default, s1 = default;
+                V s0 = default, s1 = default;
                 float* g = near + 2 * w * channels, f = filter;
-                for (var a = 0; a < side; a++, g += row, f += 8 * side)
+                for (var a = 0; a < side; a++, g += row, f += V.Count * side)
                 {
-                    var (g0, g1, g2, g3, g4, _) = Six(g, channels);
-                    var (f0, f1, f2) = (Vector256.Load(f), Vector256.Load(f + 8), Vector256.Load(f + 16));
-                    s0 = Vector256.FusedMultiplyAdd(g2, f2, Vector256.FusedMultiplyAdd(g1, f1, Vector256.FusedMultiplyAdd(g0, f0, s0)));
-                    s1 = Vector256.FusedMultiplyAdd(g4, f2, Vector256.FusedMultiplyAdd(g3, f1, Vector256.FusedMultiplyAdd(g2, f0, s1)));
+                    var (g0, g1, g2, g3, g4, _) = Six<V>(g, channels);
+                    var (f0, f1, f2) = (V.Load(f), V.Load(f + V.Count), V.Load(f + 2 * V.Count));
+                    s0 = V.FusedMultiplyAdd(g2, f2, V.FusedMultiplyAdd(g1, f1, V.FusedMultiplyAdd(g0, f0, s0)));
+                    s1 = V.FusedMultiplyAdd(g4, f2, V.FusedMultiplyAdd(g3, f1, V.FusedMultiplyAdd(g2, f0, s1)));
                     if (!TFilter.IsFive)
                         continue;
-                    var (g5, g6, f3, f4) = (Vector256.Load(g + 5 * channels), Vector256.Load(g + 6 * channels), Vector256.Load(f + 24), Vector256.Load(f + 32));
-                    s0 = Vector256.FusedMultiplyAdd(g4, f4, Vector256.FusedMultiplyAdd(g3, f3, s0));
-                    s1 = Vector256.FusedMultiplyAdd(g6, f4, Vector256.FusedMultiplyAdd(g5, f3, s1));
+                    var (g5, g6, f3, f4) = (V.Load(g + 5 * channels), V.Load(g + 6 * channels), V.Load(f + 3 * V.Count), V.Load(f + 4 * V.Count));
+                    s0 = V.FusedMultiplyAdd(g4, f4, V.FusedMultiplyAdd(g3, f3, s0));
+                    s1 = V.FusedMultiplyAdd(g6, f4, V.FusedMultiplyAdd(g5, f3, s1));
                 }
                 s0.Store(y);
                 if (w + 1 < width)
@@ -215,16 +229,17 @@ internal static unsafe class DepthwiseKernel
 
     /// <summary>Multiplies gradients by the activation's slope, and adds them, and them times x - <paramref name="o"/>, to the sums.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Mask<T>(float* x, float* gradient, int rows, int channels, float* k, float* b, float* o, float* sums) where T : struct, NormKernels.IActivation
+    private static void Mask<T, V>(float* x, float* gradient, int rows, int channels, float* k, float* b, float* o, float* sums)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
     {
         for (int row = 0, at = 0; row < rows; row++)
-            for (var c = 0; c < channels; c += 8, at += 8)
+            for (var c = 0; c < channels; c += V.Count, at += V.Count)
             {
-                var v = Vector256.Load(x + at);
-                var g = Vector256.Load(gradient + at) * T.Slope(Vector256.FusedMultiplyAdd(v, Vector256.Load(k + c), Vector256.Load(b + c)));
+                var v = V.Load(x + at);
+                var g = V.Load(gradient + at) * T.Slope(V.FusedMultiplyAdd(v, V.Load(k + c), V.Load(b + c)));
                 g.Store(gradient + at);
-                (Vector256.Load(sums + c) + g).Store(sums + c);
-                Vector256.FusedMultiplyAdd(g, v - Vector256.Load(o + c), Vector256.Load(sums + channels + c)).Store(sums + channels + c);
+                (V.Load(sums + c) + g).Store(sums + c);
+                V.FusedMultiplyAdd(g, v - V.Load(o + c), V.Load(sums + channels + c)).Store(sums + channels + c);
             }
     }
 
@@ -251,49 +266,49 @@ internal static unsafe class DepthwiseKernel
         }
     }
 
-    private static void Rows<TFilter>(float* behind, float* x, float* result, float* filter, double[] sums, int rows, Shape shape) where TFilter : struct, IFilter
+    private static void Rows<TFilter, V>(float* behind, float* x, float* result, float* filter, double[] sums, int rows, Shape shape) where TFilter : struct, IFilter where V : struct, ILanes<V>
     {
         var taps = shape.Side * shape.Side;
-        var own = stackalloc float[8 * taps];
-        for (var c = 0; c < shape.Channels; c += 8, filter += 8 * taps)
+        var own = stackalloc float[V.Count * taps];
+        for (var c = 0; c < shape.Channels; c += V.Count, filter += V.Count * taps)
         {
             if (result is not null)
-                Images<TFilter>(behind + c, result + c, filter, rows, shape.Width, shape.Channels, shape.Columns * shape.Channels);
+                Images<TFilter, V>(behind + c, result + c, filter, rows, shape.Width, shape.Channels, shape.Columns * shape.Channels);
             if (x is null)
                 continue;
             for (var a = 0; a < shape.Side; a++)
-                Filters<TFilter>(behind + c + a * shape.Columns * shape.Channels, x + c, own + a * 8 * shape.Side, rows, shape.Width, shape.Channels, shape.Columns * shape.Channels);
-            for (var i = 0; i < 8 * taps; i++)
+                Filters<TFilter, V>(behind + c + a * shape.Columns * shape.Channels, x + c, own + a * V.Count * shape.Side, rows, shape.Width, shape.Channels, shape.Columns * shape.Channels);
+            for (var i = 0; i < V.Count * taps; i++)
                 sums[c * taps + i] += own[i];
         }
     }
 
     /// <summary>The images' gradient for eight channels: the filter, turned around, over what lies behind.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Images<TFilter>(float* behind, float* result, float* filter, int rows, int width, nint channels, nint row) where TFilter : struct, IFilter
+    private static void Images<TFilter, V>(float* behind, float* result, float* filter, int rows, int width, nint channels, nint row) where TFilter : struct, IFilter where V : struct, ILanes<V>
     {
         var side = TFilter.IsFive ? 5 : 3;
         for (var h = 0; h < rows; h++, behind += row)
             for (var w = 0; w < width; w += Tile)
             {
-                Vector256<float> s0 = default, s1 = default, s2 = default, s3 = default;
+                V s0 = default, s1 = default, s2 = default, s3 = default;
                 float* g = behind + w * channels, f = filter;
-                for (var a = 0; a < side; a++, g += row, f += 8 * side)
+                for (var a = 0; a < side; a++, g += row, f += V.Count * side)
                 {
-                    var (g0, g1, g2, g3, g4, g5) = Six(g, channels);
-                    var (f0, f1, f2) = (Vector256.Load(f), Vector256.Load(f + 8), Vector256.Load(f + 16));
-                    s0 = Vector256.FusedMultiplyAdd(g2, f2, Vector256.FusedMultiplyAdd(g1, f1, Vector256.FusedMultiplyAdd(g0, f0, s0)));
-                    s1 = Vector256.FusedMultiplyAdd(g3, f2, Vector256.FusedMultiplyAdd(g2, f1, Vector256.FusedMultiplyAdd(g1, f0, s1)));
-                    s2 = Vector256.FusedMultiplyAdd(g4, f2, Vector256.FusedMultiplyAdd(g3, f1, Vector256.FusedMultiplyAdd(g2, f0, s2)));
-                    s3 = Vector256.FusedMultiplyAdd(g5, f2, Vector256.FusedMultiplyAdd(g4, f1, Vector256.FusedMultiplyAdd(g3, f0, s3)));
+                    var (g0, g1, g2, g3, g4, g5) = Six<V>(g, channels);
+                    var (f0, f1, f2) = (V.Load(f), V.Load(f + V.Count), V.Load(f + 2 * V.Count));
+                    s0 = V.FusedMultiplyAdd(g2, f2, V.FusedMultiplyAdd(g1, f1, V.FusedMultiplyAdd(g0, f0, s0)));
+                    s1 = V.FusedMultiplyAdd(g3, f2, V.FusedMultiplyAdd(g2, f1, V.FusedMultiplyAdd(g1, f0, s1)));
+                    s2 = V.FusedMultiplyAdd(g4, f2, V.FusedMultiplyAdd(g3, f1, V.FusedMultiplyAdd(g2, f0, s2)));
+                    s3 = V.FusedMultiplyAdd(g5, f2, V.FusedMultiplyAdd(g4, f1, V.FusedMultiplyAdd(g3, f0, s3)));
                     if (!TFilter.IsFive)
                         continue;
-                    var (g6, g7) = (Vector256.Load(g + 6 * channels), Vector256.Load(g + 7 * channels));
-                    var (f3, f4) = (Vector256.Load(f + 24), Vector256.Load(f + 32));
-                    s0 = Vector256.FusedMultiplyAdd(g4, f4, Vector256.FusedMultiplyAdd(g3, f3, s0));
-                    s1 = Vector256.FusedMultiplyAdd(g5, f4, Vector256.FusedMultiplyAdd(g4, f3, s1));
-                    s2 = Vector256.FusedMultiplyAdd(g6, f4, Vector256.FusedMultiplyAdd(g5, f3, s2));
-                    s3 = Vector256.FusedMultiplyAdd(g7, f4, Vector256.FusedMultiplyAdd(g6, f3, s3));
+                    var (g6, g7) = (V.Load(g + 6 * channels), V.Load(g + 7 * channels));
+                    var (f3, f4) = (V.Load(f + 3 * V.Count), V.Load(f + 4 * V.Count));
+                    s0 = V.FusedMultiplyAdd(g4, f4, V.FusedMultiplyAdd(g3, f3, s0));
+                    s1 = V.FusedMultiplyAdd(g5, f4, V.FusedMultiplyAdd(g4, f3, s1));
+                    s2 = V.FusedMultiplyAdd(g6, f4, V.FusedMultiplyAdd(g5, f3, s2));
+                    s3 = V.FusedMultiplyAdd(g7, f4, V.FusedMultiplyAdd(g6, f3, s3));
                 }
                 s0.Store(result);
                 if (w + 1 < width)
@@ -308,43 +323,43 @@ internal static unsafe class DepthwiseKernel
 
     /// <summary>A row of the filters' gradient, turned around, for eight channels.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Filters<TFilter>(float* behind, float* x, float* sums, int rows, int width, nint channels, nint row) where TFilter : struct, IFilter
+    private static void Filters<TFilter, V>(float* behind, float* x, float* sums, int rows, int width, nint channels, nint row) where TFilter : struct, IFilter where V : struct, ILanes<V>
     {
-        Vector256<float> s0 = default, s1 = default, s2 = default, s3 = default, s4 = default, t0 = default, t1 = default, t2 = default, t3 = default, t4 = default;
+        V s0 = default, s1 = default, s2 = default, s3 = default, s4 = default, t0 = default, t1 = default, t2 = default, t3 = default, t4 = default;
         for (var h = 0; h < rows; h++, behind += row)
             for (var w = 0; w < width; w += Tile)
             {
                 var g = behind + w * channels;
-                var x0 = Vector256.Load(x);
-                var x1 = w + 1 < width ? Vector256.Load(x + channels) : default;
-                var x2 = w + 2 < width ? Vector256.Load(x + 2 * channels) : default;
-                var x3 = w + 3 < width ? Vector256.Load(x + 3 * channels) : default;
+                var x0 = V.Load(x);
+                var x1 = w + 1 < width ? V.Load(x + channels) : default;
+                var x2 = w + 2 < width ? V.Load(x + 2 * channels) : default;
+                var x3 = w + 3 < width ? V.Load(x + 3 * channels) : default;
                 x += Math.Min(Tile, width - w) * channels;
-                var (g0, g1, g2, g3, g4, g5) = Six(g, channels);
-                s0 = Vector256.FusedMultiplyAdd(x1, g1, Vector256.FusedMultiplyAdd(x0, g0, s0));
-                s1 = Vector256.FusedMultiplyAdd(x1, g2, Vector256.FusedMultiplyAdd(x0, g1, s1));
-                s2 = Vector256.FusedMultiplyAdd(x1, g3, Vector256.FusedMultiplyAdd(x0, g2, s2));
-                t0 = Vector256.FusedMultiplyAdd(x3, g3, Vector256.FusedMultiplyAdd(x2, g2, t0));
-                t1 = Vector256.FusedMultiplyAdd(x3, g4, Vector256.FusedMultiplyAdd(x2, g3, t1));
-                t2 = Vector256.FusedMultiplyAdd(x3, g5, Vector256.FusedMultiplyAdd(x2, g4, t2));
+                var (g0, g1, g2, g3, g4, g5) = Six<V>(g, channels);
+                s0 = V.FusedMultiplyAdd(x1, g1, V.FusedMultiplyAdd(x0, g0, s0));
+                s1 = V.FusedMultiplyAdd(x1, g2, V.FusedMultiplyAdd(x0, g1, s1));
+                s2 = V.FusedMultiplyAdd(x1, g3, V.FusedMultiplyAdd(x0, g2, s2));
+                t0 = V.FusedMultiplyAdd(x3, g3, V.FusedMultiplyAdd(x2, g2, t0));
+                t1 = V.FusedMultiplyAdd(x3, g4, V.FusedMultiplyAdd(x2, g3, t1));
+                t2 = V.FusedMultiplyAdd(x3, g5, V.FusedMultiplyAdd(x2, g4, t2));
                 if (!TFilter.IsFive)
                     continue;
-                var (g6, g7) = (Vector256.Load(g + 6 * channels), Vector256.Load(g + 7 * channels));
-                s3 = Vector256.FusedMultiplyAdd(x1, g4, Vector256.FusedMultiplyAdd(x0, g3, s3));
-                s4 = Vector256.FusedMultiplyAdd(x1, g5, Vector256.FusedMultiplyAdd(x0, g4, s4));
-                t3 = Vector256.FusedMultiplyAdd(x3, g6, Vector256.FusedMultiplyAdd(x2, g5, t3));
-                t4 = Vector256.FusedMultiplyAdd(x3, g7, Vector256.FusedMultiplyAdd(x2, g6, t4));
+                var (g6, g7) = (V.Load(g + 6 * channels), V.Load(g + 7 * channels));
+                s3 = V.FusedMultiplyAdd(x1, g4, V.FusedMultiplyAdd(x0, g3, s3));
+                s4 = V.FusedMultiplyAdd(x1, g5, V.FusedMultiplyAdd(x0, g4, s4));
+                t3 = V.FusedMultiplyAdd(x3, g6, V.FusedMultiplyAdd(x2, g5, t3));
+                t4 = V.FusedMultiplyAdd(x3, g7, V.FusedMultiplyAdd(x2, g6, t4));
             }
         (s0 + t0).Store(sums);
-        (s1 + t1).Store(sums + 8);
-        (s2 + t2).Store(sums + 16);
+        (s1 + t1).Store(sums + V.Count);
+        (s2 + t2).Store(sums + 2 * V.Count);
         if (!TFilter.IsFive)
             return;
-        (s3 + t3).Store(sums + 24);
-        (s4 + t4).Store(sums + 32);
+        (s3 + t3).Store(sums + 3 * V.Count);
+        (s4 + t4).Store(sums + 4 * V.Count);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static (Vector256<float>, Vector256<float>, Vector256<float>, Vector256<float>, Vector256<float>, Vector256<float>) Six(float* at, nint channels) =>
-        (Vector256.Load(at), Vector256.Load(at + channels), Vector256.Load(at + 2 * channels), Vector256.Load(at + 3 * channels), Vector256.Load(at + 4 * channels), Vector256.Load(at + 5 * channels));
+    private static (V, V, V, V, V, V) Six<V>(float* at, nint channels) where V : struct, ILanes<V> =>
+        (V.Load(at), V.Load(at + channels), V.Load(at + 2 * channels), V.Load(at + 3 * channels), V.Load(at + 4 * channels), V.Load(at + 5 * channels));
 }

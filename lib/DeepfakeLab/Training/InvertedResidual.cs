@@ -242,7 +242,7 @@ internal sealed unsafe class Excitation : IDisposable
         squeeze.Activate(squeezed, narrow);
         MatrixKernel.Multiply(squeezed, 0, 1, exciting.Data, excite.Inputs, wide, excite.Bias.Data, factors, wide);
         for (var channel = 0; channel < wide; channel += MatrixKernel.Lanes)
-            SmoothKernel.Sigmoid(Vector512.Load(factors + channel)).Store(factors + channel);
+            NormKernels.Sigmoid(Sixteen.Load(factors + channel)).Store(factors + channel);
         return factors;
     }
 

@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.Intrinsics;
 
 namespace DeepfakeLab;
 
@@ -23,87 +22,85 @@ internal static unsafe class NormKernels
     /// <summary>An activation and its derivative.</summary>
     public interface IActivation
     {
-        static abstract Vector256<float> Value(Vector256<float> z);
+        static abstract V Value<V>(V z) where V : struct, ILanes<V>;
 
-        static abstract Vector256<float> Slope(Vector256<float> z);
+        static abstract V Slope<V>(V z) where V : struct, ILanes<V>;
 
         /// <summary>The two at once, where they have most of their work in common.</summary>
-        static abstract (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z);
+        static abstract (V Value, V Slope) Both<V>(V z) where V : struct, ILanes<V>;
     }
 
     public readonly struct None : IActivation
     {
-        public static Vector256<float> Value(Vector256<float> z) => z;
+        public static V Value<V>(V z) where V : struct, ILanes<V> => z;
 
-        public static Vector256<float> Slope(Vector256<float> z) => Vector256<float>.One;
+        public static V Slope<V>(V z) where V : struct, ILanes<V> => V.Create(1);
 
-        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
+        public static (V Value, V Slope) Both<V>(V z) where V : struct, ILanes<V> => (Value(z), Slope(z));
     }
 
     public readonly struct ReLU : IActivation
     {
-        public static Vector256<float> Value(Vector256<float> z) => Vector256.Max(z, Vector256<float>.Zero);
+        public static V Value<V>(V z) where V : struct, ILanes<V> => V.Max(V.Create(0), z);
 
-        public static Vector256<float> Slope(Vector256<float> z) => Vector256.GreaterThan(z, Vector256<float>.Zero) & Vector256<float>.One;
+        public static V Slope<V>(V z) where V : struct, ILanes<V> => (z > V.Create(0)) & V.Create(1);
 
-        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
+        public static (V Value, V Slope) Both<V>(V z) where V : struct, ILanes<V> => (Value(z), Slope(z));
     }
 
     public readonly struct ReLU6 : IActivation
     {
-        public static Vector256<float> Value(Vector256<float> z) => Vector256.Min(Vector256.Max(z, Vector256<float>.Zero), Vector256.Create(6f));
+        public static V Value<V>(V z) where V : struct, ILanes<V> => V.Min(V.Create(6), V.Max(V.Create(0), z));
 
-        public static Vector256<float> Slope(Vector256<float> z) =>
-            Vector256.GreaterThan(z, Vector256<float>.Zero) & Vector256.LessThan(z, Vector256.Create(6f)) & Vector256<float>.One;
+        public static V Slope<V>(V z) where V : struct, ILanes<V> => (z > V.Create(0)) & (z < V.Create(6)) & V.Create(1);
 
-        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
+        public static (V Value, V Slope) Both<V>(V z) where V : struct, ILanes<V> => (Value(z), Slope(z));
     }
 
     public readonly struct SiLU : IActivation
     {
-        public static Vector256<float> Value(Vector256<float> z) => z * Sigmoid(z);
+        public static V Value<V>(V z) where V : struct, ILanes<V> => z * Sigmoid(z);
 
-        public static Vector256<float> Slope(Vector256<float> z) => Both(z).Slope;
+        public static V Slope<V>(V z) where V : struct, ILanes<V> => Both(z).Slope;
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z)
+        public static (V Value, V Slope) Both<V>(V z) where V : struct, ILanes<V>
         {
             var s = Sigmoid(z);
-            return (z * s, s * Vector256.FusedMultiplyAdd(z, Vector256<float>.One - s, Vector256<float>.One));
+            return (z * s, s * V.FusedMultiplyAdd(z, V.Create(1) - s, V.Create(1)));
         }
     }
 
     public readonly struct Hardswish : IActivation
     {
-        public static Vector256<float> Value(Vector256<float> z) => z * Vector256.Min(Vector256.Max(z + Vector256.Create(3f), Vector256<float>.Zero), Vector256.Create(6f)) / Vector256.Create(6f);
+        public static V Value<V>(V z) where V : struct, ILanes<V> => z * V.Min(V.Create(6), V.Max(V.Create(0), z + V.Create(3))) / V.Create(6);
 
-        public static Vector256<float> Slope(Vector256<float> z) => Vector256.ConditionalSelect(Vector256.GreaterThanOrEqual(z, Vector256.Create(3f)), Vector256<float>.One,
-            (z / Vector256.Create(3f) + Vector256.Create(0.5f)) & Vector256.GreaterThan(z, Vector256.Create(-3f)));
+        public static V Slope<V>(V z) where V : struct, ILanes<V> =>
+            V.Select(z > V.Create(3), V.Create(1), (z / V.Create(3) + V.Create(0.5f)) & (z > V.Create(-3)));
 
-        public static (Vector256<float> Value, Vector256<float> Slope) Both(Vector256<float> z) => (Value(z), Slope(z));
+        public static (V Value, V Slope) Both<V>(V z) where V : struct, ILanes<V> => (Value(z), Slope(z));
     }
 
     /// <summary>1 / (1 + exp(-z)), within 2 units of the last place; 0 below -88.4, where it is less than float32's least normal number.</summary>
     /// <remarks>
-    /// exp(-z) is 2^n exp(r) with |r| below ln 2 / 2, and exp(r) a polynomial: Cephes' (Moshier 1989), as in most vector libraries. .NET's own goes
-    /// through float64, which takes four times as long.
+    /// exp(-z) is 2^n 2^f with |f| up to 1/2, and 2^f a polynomial: Cephes' exp2f (Moshier 1989). .NET's own goes through float64, which takes four
+    /// times as long.
     /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static Vector256<float> Sigmoid(Vector256<float> z)
+    internal static V Sigmoid<V>(V z) where V : struct, ILanes<V>
     {
-        var x = Vector256.MinNative(Vector256.Create(89f), Vector256.MaxNative(Vector256.Create(-87f), -z)); // n from -126 to 128; NaN stays what it is
-        var rounder = Vector256.Create(12582912f); // 1.5 * 2^23: after it is added, n lies in the lowest bits
-        var shifted = Vector256.FusedMultiplyAdd(x, Vector256.Create(1.44269504f), rounder);
-        var n = shifted - rounder;
-        var r = Vector256.FusedMultiplyAdd(n, Vector256.Create(2.12194440e-4f), Vector256.FusedMultiplyAdd(n, Vector256.Create(-0.693359375f), x));
-        var p = Vector256.FusedMultiplyAdd(r, Vector256.Create(1.9875691500e-4f), Vector256.Create(1.3981999507e-3f));
-        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(8.3334519073e-3f));
-        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(4.1665795894e-2f));
-        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(1.6666665459e-1f));
-        p = Vector256.FusedMultiplyAdd(p, r, Vector256.Create(5.0000001201e-1f));
-        p = Vector256.FusedMultiplyAdd(p, r * r, r + Vector256<float>.One);
-        var power = Vector256.ShiftLeft(shifted.AsInt32(), 23) + Vector256.Create(0x3F800000); // 2^n; infinity for 128
-        return Vector256<float>.One / Vector256.FusedMultiplyAdd(p, power.AsSingle(), Vector256<float>.One);
+        z = V.Min(V.Create(87), V.Max(V.Create(-89), z)); // n from -126 to 128; NaN stays what it is
+        var (rounder, one) = (V.Create(12582912), V.Create(1)); // 1.5 * 2^23: after it is added, n lies in the lowest bits
+        var (turns, rest) = (V.Create(-1.44269502f), V.Create(-1.92596303e-8f)); // -1 / ln 2 in two parts
+        var shifted = V.FusedMultiplyAdd(z, turns, rounder);
+        var f = V.FusedMultiplyAdd(z, rest, V.FusedMultiplyAdd(z, turns, rounder - shifted));
+        var p = V.FusedMultiplyAdd(f, V.Create(1.535336188319500e-4f), V.Create(1.339887440266574e-3f));
+        p = V.FusedMultiplyAdd(p, f, V.Create(9.618437357674640e-3f));
+        p = V.FusedMultiplyAdd(p, f, V.Create(5.550332471162809e-2f));
+        p = V.FusedMultiplyAdd(p, f, V.Create(2.402264791363012e-1f));
+        p = V.FusedMultiplyAdd(p, f, V.Create(6.931472028550421e-1f));
+        p = V.FusedMultiplyAdd(p, f, one);
+        return one / V.FusedMultiplyAdd(p, V.PowerOfTwo(shifted), one);
     }
 
     /// <summary>Mean and variance (over all rows, biased) of each channel.</summary>
@@ -154,19 +151,28 @@ internal static unsafe class NormKernels
         });
 
     /// <summary>Whether <paramref name="count"/> numbers are so many, and lie so, that they are written past the cache.</summary>
-    internal static bool IsBeyondCache(float* y, long count) => count > BeyondCache && (nint)y % 32 == 0;
+    internal static bool IsBeyondCache(float* y, long count) => count > BeyondCache && (nint)y % 64 == 0;
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    /// <summary>The same for some rows, on one thread.</summary>
     internal static void Apply<T>(float* x, float* shortcut, float* y, long rows, int channels, float* k, float* b, bool past) where T : struct, IActivation
     {
+        if (Sixteen.Fits(channels))
+            Apply<T, Sixteen>(x, shortcut, y, rows, channels, k, b, past);
+        else
+            Apply<T, Eight>(x, shortcut, y, rows, channels, k, b, past);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Apply<T, V>(float* x, float* shortcut, float* y, long rows, int channels, float* k, float* b, bool past) where T : struct, IActivation where V : struct, ILanes<V>
+    {
         for (long row = 0, at = 0; row < rows; row++)
-            for (var c = 0; c < channels; c += 8, at += 8)
+            for (var c = 0; c < channels; c += V.Count, at += V.Count)
             {
-                var z = Vector256.FusedMultiplyAdd(Vector256.Load(x + at), Vector256.Load(k + c), Vector256.Load(b + c));
+                var z = V.FusedMultiplyAdd(V.Load(x + at), V.Load(k + c), V.Load(b + c));
                 if (shortcut is not null)
-                    z += Vector256.Load(shortcut + at);
+                    z += V.Load(shortcut + at);
                 if (past)
-                    T.Value(z).StoreAlignedNonTemporal(y + at);
+                    T.Value(z).StorePast(y + at);
                 else
                     T.Value(z).Store(y + at);
             }
@@ -193,16 +199,25 @@ internal static unsafe class NormKernels
 
     /// <summary>The same for some rows, on one thread.</summary>
     /// <param name="distance">From a row of <paramref name="result"/> to the next.</param>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal static void Backward<T>(float* gradient, float* x, float* result, int distance, bool masked, long rows, int channels, float* k, float* b, float* f, float* o) where T : struct, IActivation
     {
+        if (Sixteen.Fits(channels))
+            Backward<T, Sixteen>(gradient, x, result, distance, masked, rows, channels, k, b, f, o);
+        else
+            Backward<T, Eight>(gradient, x, result, distance, masked, rows, channels, k, b, f, o);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Backward<T, V>(float* gradient, float* x, float* result, int distance, bool masked, long rows, int channels, float* k, float* b, float* f, float* o)
+        where T : struct, IActivation where V : struct, ILanes<V>
+    {
         for (long row = 0, at = 0; row < rows; row++, result += distance - channels)
-            for (var c = 0; c < channels; c += 8, at += 8)
+            for (var c = 0; c < channels; c += V.Count, at += V.Count)
             {
-                var (v, g, vk) = (Vector256.Load(x + at), Vector256.Load(gradient + at), Vector256.Load(k + c));
+                var (v, g, vk) = (V.Load(x + at), V.Load(gradient + at), V.Load(k + c));
                 if (typeof(T) != typeof(None) && !masked)
-                    g *= T.Slope(Vector256.FusedMultiplyAdd(v, vk, Vector256.Load(b + c)));
-                Vector256.FusedMultiplyAdd(g, vk, Vector256.FusedMultiplyAdd(v, Vector256.Load(f + c), Vector256.Load(o + c))).Store(result + at);
+                    g *= T.Slope(V.FusedMultiplyAdd(v, vk, V.Load(b + c)));
+                V.FusedMultiplyAdd(g, vk, V.FusedMultiplyAdd(v, V.Load(f + c), V.Load(o + c))).Store(result + at);
             }
     }
 
@@ -233,51 +248,59 @@ internal static unsafe class NormKernels
     }
 
     /// <summary>Adds some rows, four at a time, so that memory is read in the order in which it lies.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal static void Add<T>(float* gradient, float* x, float* y, long rows, int channels, float* k, float* b, float* o, float* sums) where T : struct, IActivation
+    {
+        if (Sixteen.Fits(channels))
+            Add<T, Sixteen>(gradient, x, y, rows, channels, k, b, o, sums);
+        else
+            Add<T, Eight>(gradient, x, y, rows, channels, k, b, o, sums);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Add<T, V>(float* gradient, float* x, float* y, long rows, int channels, float* k, float* b, float* o, float* sums) where T : struct, IActivation where V : struct, ILanes<V>
     {
         var row = 0L;
         for (; row + 4 <= rows; row += 4)
-            for (var c = 0; c < channels; c += 8)
+            for (var c = 0; c < channels; c += V.Count)
             {
-                var (origin, at) = (Vector256.Load(o + c), row * channels + c);
-                var d0 = Vector256.Load(x + at) - origin;
-                var d1 = Vector256.Load(x + at + channels) - origin;
-                var d2 = Vector256.Load(x + at + 2 * channels) - origin;
-                var d3 = Vector256.Load(x + at + 3 * channels) - origin;
+                var (origin, at) = (V.Load(o + c), row * channels + c);
+                var d0 = V.Load(x + at) - origin;
+                var d1 = V.Load(x + at + channels) - origin;
+                var d2 = V.Load(x + at + 2 * channels) - origin;
+                var d3 = V.Load(x + at + 3 * channels) - origin;
                 var (g0, g1, g2, g3) = (d0, d1, d2, d3);
                 if (gradient is not null)
                 {
-                    g0 = Behind<T>(gradient, x, y, at, k + c, b + c);
-                    g1 = Behind<T>(gradient, x, y, at + channels, k + c, b + c);
-                    g2 = Behind<T>(gradient, x, y, at + 2 * channels, k + c, b + c);
-                    g3 = Behind<T>(gradient, x, y, at + 3 * channels, k + c, b + c);
+                    g0 = Behind<T, V>(gradient, x, y, at, k + c, b + c);
+                    g1 = Behind<T, V>(gradient, x, y, at + channels, k + c, b + c);
+                    g2 = Behind<T, V>(gradient, x, y, at + 2 * channels, k + c, b + c);
+                    g3 = Behind<T, V>(gradient, x, y, at + 3 * channels, k + c, b + c);
                 }
-                Vector256.Store(Vector256.Load(sums + c) + (g0 + g1 + (g2 + g3)), sums + c);
-                var products = Vector256.FusedMultiplyAdd(g1, d1, g0 * d0) + Vector256.FusedMultiplyAdd(g3, d3, g2 * d2);
-                Vector256.Store(Vector256.Load(sums + channels + c) + products, sums + channels + c);
+                (V.Load(sums + c) + (g0 + g1 + (g2 + g3))).Store(sums + c);
+                var products = V.FusedMultiplyAdd(g1, d1, g0 * d0) + V.FusedMultiplyAdd(g3, d3, g2 * d2);
+                (V.Load(sums + channels + c) + products).Store(sums + channels + c);
             }
         for (; row < rows; row++)
-            for (var c = 0; c < channels; c += 8)
+            for (var c = 0; c < channels; c += V.Count)
             {
                 var at = row * channels + c;
-                var d = Vector256.Load(x + at) - Vector256.Load(o + c);
-                var g = gradient is null ? d : Behind<T>(gradient, x, y, at, k + c, b + c);
-                Vector256.Store(Vector256.Load(sums + c) + g, sums + c);
-                Vector256.Store(Vector256.FusedMultiplyAdd(g, d, Vector256.Load(sums + channels + c)), sums + channels + c);
+                var d = V.Load(x + at) - V.Load(o + c);
+                var g = gradient is null ? d : Behind<T, V>(gradient, x, y, at, k + c, b + c);
+                (V.Load(sums + c) + g).Store(sums + c);
+                V.FusedMultiplyAdd(g, d, V.Load(sums + channels + c)).Store(sums + channels + c);
             }
     }
 
     /// <summary>The gradient behind the norm: through the activation. Of the ReLU that follows a sum the output tells as much as what went in.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<float> Behind<T>(float* gradient, float* x, float* y, long at, float* k, float* b) where T : struct, IActivation
+    private static V Behind<T, V>(float* gradient, float* x, float* y, long at, float* k, float* b) where T : struct, IActivation where V : struct, ILanes<V>
     {
-        var g = Vector256.Load(gradient + at);
+        var g = V.Load(gradient + at);
         if (typeof(T) == typeof(None))
             return g;
         if (y is null)
-            return g * T.Slope(Vector256.FusedMultiplyAdd(Vector256.Load(x + at), Vector256.Load(k), Vector256.Load(b)));
-        g *= T.Slope(Vector256.Load(y + at));
+            return g * T.Slope(V.FusedMultiplyAdd(V.Load(x + at), V.Load(k), V.Load(b)));
+        g *= T.Slope(V.Load(y + at));
         g.Store(gradient + at);
         return g;
     }

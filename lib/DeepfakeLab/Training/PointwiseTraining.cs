@@ -124,7 +124,7 @@ internal static unsafe class PointwiseTraining
             var sums = all[thread] = new double[2 * inputs];
             using Floats right = new((long)(most + MatrixKernel.Rows) * distance, zeros: false), packed = new((long)most * width + 2 * MatrixKernel.Lanes, zeros: false),
                 results = new((long)most * width, zeros: false), partial = new(2 * inputs);
-            own[thread] = learns ? new Floats((long)outputs * width) : null;
+            own[thread] = learns && from < until ? new Floats((long)outputs * width, zeros: false) : null;
             fixed (float* k = input.Scale, b = input.Shift, m = mean)
                 for (var row = from; row < until; row += most)
                 {
@@ -136,7 +136,7 @@ internal static unsafe class PointwiseTraining
                     if (mean is not null)
                         NormKernels.Take(partial.Data, sums);
                     if (own[thread] is { } sum)
-                        MatrixKernel.Multiply(right.Data, 1, outputs, packed.Data, count, width, Maps.Zeros, sum.Data, width, sum.Data, runs: count, apart: distance);
+                        MatrixKernel.Multiply(right.Data, 1, outputs, packed.Data, count, width, Maps.Zeros, sum.Data, width, row > from ? sum.Data : null, runs: count, apart: distance);
                 }
         });
         var (first, second) = NormKernels.Join(all, inputs);
@@ -175,16 +175,19 @@ internal static unsafe class PointwiseTraining
     {
         var sum = empty([outputs, inputs]);
         var to = TensorLayout.Pointer(sum);
-        var sources = parts.OfType<Floats>().ToList();
-        for (var row = 0; row < outputs; row++)
-            for (var c = 0; c < inputs; c += 8)
-            {
-                var total = Vector256<float>.Zero;
-                foreach (var part in sources)
-                    total += Vector256.Load(part.Data + (nint)row * width + c);
-                total.Store(to + (nint)row * inputs + c);
-            }
-        sources.ForEach(s => s.Dispose());
+        var sources = parts.OfType<Floats>().ToArray();
+        NormKernels.Ranges(outputs, (_, from, until) =>
+        {
+            for (var row = from; row < until; row++)
+                for (var c = 0; c < inputs; c += Eight.Count)
+                {
+                    var total = default(Eight);
+                    foreach (var part in sources)
+                        total += Eight.Load(part.Data + row * width + c);
+                    total.Store(to + row * inputs + c);
+                }
+        });
+        Array.ForEach(sources, s => s.Dispose());
         return sum;
     }
 
@@ -205,90 +208,118 @@ internal static unsafe class PointwiseTraining
                 Read<T>(from, rows, input.Channels, k, b, input.Factors, row, input.ImageRows, to, distance);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Read<T>(float* x, int rows, int channels, float* k, float* b, float* f, long first, long imageRows, float* to, int distance) where T : struct, NormKernels.IActivation
+    {
+        if (Sixteen.Fits(channels))
+            Read<T, Sixteen>(x, rows, channels, k, b, f, first, imageRows, to, distance);
+        else
+            Read<T, Eight>(x, rows, channels, k, b, f, first, imageRows, to, distance);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Read<T, V>(float* x, int rows, int channels, float* k, float* b, float* f, long first, long imageRows, float* to, int distance)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
     {
         for (var row = 0; row < rows; row++, x += channels, to += distance)
         {
             var factors = f is null ? null : f + (first + row) / imageRows * channels;
-            for (var c = 0; c < channels; c += 8)
+            for (var c = 0; c < channels; c += V.Count)
             {
-                var value = T.Value(Vector256.FusedMultiplyAdd(Vector256.Load(x + c), Vector256.Load(k + c), Vector256.Load(b + c)));
-                (factors is null ? value : value * Vector256.Load(factors + c)).Store(to + c);
+                var value = T.Value(V.FusedMultiplyAdd(V.Load(x + c), V.Load(k + c), V.Load(b + c)));
+                (factors is null ? value : value * V.Load(factors + c)).Store(to + c);
             }
         }
     }
 
     /// <summary>From results to where they stay, adding them and their squares up, counted from an origin.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Write(float* results, int width, float* to, int rows, int channels, float* origin, float* sums, bool past)
+    {
+        if (Sixteen.Fits(channels))
+            Write<Sixteen>(results, width, to, rows, channels, origin, sums, past);
+        else
+            Write<Eight>(results, width, to, rows, channels, origin, sums, past);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Write<V>(float* results, int width, float* to, int rows, int channels, float* origin, float* sums, bool past) where V : struct, ILanes<V>
     {
         const int few = 4;
         for (var first = 0; first < rows; first += few)
         {
             var last = Math.Min(rows, first + few);
-            for (var c = 0; c < channels; c += 8)
+            for (var c = 0; c < channels; c += V.Count)
             {
-                var (o, sum, squares) = (Vector256.Load(origin + c), Vector256<float>.Zero, Vector256<float>.Zero);
+                var (o, sum, squares) = (V.Load(origin + c), default(V), default(V));
                 for (var row = first; row < last; row++)
                 {
-                    var y = Vector256.Load(results + row * width + c);
+                    var y = V.Load(results + row * width + c);
                     if (past)
-                        y.StoreAlignedNonTemporal(to + (nint)row * channels + c);
+                        y.StorePast(to + (nint)row * channels + c);
                     else
                         y.Store(to + (nint)row * channels + c);
                     var d = y - o;
                     sum += d;
-                    squares = Vector256.FusedMultiplyAdd(d, d, squares);
+                    squares = V.FusedMultiplyAdd(d, d, squares);
                 }
-                (Vector256.Load(sums + c) + sum).Store(sums + c);
-                (Vector256.Load(sums + channels + c) + squares).Store(sums + channels + c);
+                (V.Load(sums + c) + sum).Store(sums + c);
+                (V.Load(sums + channels + c) + squares).Store(sums + channels + c);
             }
         }
     }
 
     /// <summary>The rows that were read once more, as the right matrix of the weights' gradient; their gradient, and its sums.</summary>
+    private static void Back<T>(Input input, long at, int rows, float* k, float* b, float* m, float* f, float* packed, float* results, int width, float* to, bool past, float* sums) where T : struct, NormKernels.IActivation
+    {
+        if (Sixteen.Fits(input.Channels))
+            Back<T, Sixteen>(input, at, rows, k, b, m, f, packed, results, width, to, past, sums);
+        else
+            Back<T, Eight>(input, at, rows, k, b, m, f, packed, results, width, to, past, sums);
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Back<T>(Input input, long at, int rows, float* k, float* b, float* m, float* f, float* packed, float* results, int width, float* to, bool past, float* sums)
-        where T : struct, NormKernels.IActivation
+    private static void Back<T, V>(Input input, long at, int rows, float* k, float* b, float* m, float* f, float* packed, float* results, int width, float* to, bool past, float* sums)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
     {
         const int few = 4;
         var (channels, imageRows) = (input.Channels, input.ImageRows);
         var x = input.Data + at * channels;
+        var factors = stackalloc float*[few];
         for (var first = 0; first < rows; first += few)
         {
             var last = Math.Min(rows, first + few);
-            for (var c = 0; c < channels; c += 8)
+            for (var row = first; f is not null && row < last; row++)
+                factors[row - first] = f + (at + row) / imageRows * channels;
+            for (var c = 0; c < channels; c += V.Count)
             {
                 var panel = c & -2 * MatrixKernel.Lanes;
                 var wide = Math.Min(2 * MatrixKernel.Lanes, width - panel);
                 var column = packed + (nint)panel * rows + (c - panel);
-                var (vk, vb, mean) = k is null ? default : (Vector256.Load(k + c), Vector256.Load(b + c), m is null ? default : Vector256.Load(m + c));
-                var (sum, withX) = (Vector256<float>.Zero, Vector256<float>.Zero);
+                var (vk, vb, mean) = k is null ? default : (V.Load(k + c), V.Load(b + c), m is null ? default : V.Load(m + c));
+                var (sum, withX) = (default(V), default(V));
                 for (var row = first; row < last; row++)
                 {
-                    var v = Vector256.Load(x + (nint)row * channels + c);
-                    var (value, slope) = k is null ? (v, Vector256<float>.One) : T.Both(Vector256.FusedMultiplyAdd(v, vk, vb));
+                    var v = V.Load(x + (nint)row * channels + c);
+                    var (value, slope) = k is null ? (v, V.Create(1)) : T.Both(V.FusedMultiplyAdd(v, vk, vb));
                     if (packed is not null)
-                        (f is null ? value : value * Vector256.Load(f + (at + row) / imageRows * channels + c)).Store(column + row * wide);
+                        (f is null ? value : value * V.Load(factors[row - first] + c)).Store(column + row * wide);
                     if (results is null)
                         continue;
-                    var g = Vector256.Load(results + row * width + c);
+                    var g = V.Load(results + row * width + c);
                     if (m is not null)
                     {
                         g *= slope;
                         sum += g;
-                        withX = Vector256.FusedMultiplyAdd(g, v - mean, withX);
+                        withX = V.FusedMultiplyAdd(g, v - mean, withX);
                     }
                     if (past)
-                        g.StoreAlignedNonTemporal(to + (nint)row * channels + c);
+                        g.StorePast(to + (nint)row * channels + c);
                     else
                         g.Store(to + (nint)row * channels + c);
                 }
                 if (m is null)
                     continue;
-                (Vector256.Load(sums + c) + sum).Store(sums + c);
-                (Vector256.Load(sums + channels + c) + withX).Store(sums + channels + c);
+                (V.Load(sums + c) + sum).Store(sums + c);
+                (V.Load(sums + channels + c) + withX).Store(sums + channels + c);
             }
         }
     }

@@ -29,20 +29,30 @@ internal static unsafe class ScaledKernels
             fixed (float* k = scale, b = shift)
                 AddValues<T>(x + (image * rows + row) * channels, count, channels, k, b, sums);
         });
-        for (var i = 0; i < images * channels; i++)
-            to[i] /= rows;
+        var count = Eight.Create(rows);
+        for (var i = 0; i < images * channels; i += Eight.Count)
+            (Eight.Load(to + i) / count).Store(to + i);
+    }
+
+    private static void AddValues<T>(float* x, long rows, int channels, float* k, float* b, float* sums) where T : struct, NormKernels.IActivation
+    {
+        if (Sixteen.Fits(channels))
+            AddValues<T, Sixteen>(x, rows, channels, k, b, sums);
+        else
+            AddValues<T, Eight>(x, rows, channels, k, b, sums);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void AddValues<T>(float* x, long rows, int channels, float* k, float* b, float* sums) where T : struct, NormKernels.IActivation
+    private static void AddValues<T, V>(float* x, long rows, int channels, float* k, float* b, float* sums)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
     {
         for (var first = 0L; first < rows; first += Few)
-            for (var c = 0; c < channels; c += 8)
+            for (var c = 0; c < channels; c += V.Count)
             {
-                var (vk, vb, sum, last) = (Vector256.Load(k + c), Vector256.Load(b + c), Vector256<float>.Zero, Math.Min(rows, first + Few));
+                var (vk, vb, sum, last) = (V.Load(k + c), V.Load(b + c), default(V), Math.Min(rows, first + Few));
                 for (var row = first; row < last; row++)
-                    sum += T.Value(Vector256.FusedMultiplyAdd(Vector256.Load(x + row * channels + c), vk, vb));
-                (Vector256.Load(sums + c) + sum).Store(sums + c);
+                    sum += T.Value(V.FusedMultiplyAdd(V.Load(x + row * channels + c), vk, vb));
+                (V.Load(sums + c) + sum).Store(sums + c);
             }
     }
 
@@ -60,17 +70,26 @@ internal static unsafe class ScaledKernels
                 }
         });
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Apply<T>(float* x, float* shortcut, float* y, long rows, int channels, float* k, float* b, float* f, bool past) where T : struct, NormKernels.IActivation
     {
+        if (Sixteen.Fits(channels))
+            Apply<T, Sixteen>(x, shortcut, y, rows, channels, k, b, f, past);
+        else
+            Apply<T, Eight>(x, shortcut, y, rows, channels, k, b, f, past);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Apply<T, V>(float* x, float* shortcut, float* y, long rows, int channels, float* k, float* b, float* f, bool past)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
+    {
         for (long row = 0, at = 0; row < rows; row++)
-            for (var c = 0; c < channels; c += 8, at += 8)
+            for (var c = 0; c < channels; c += V.Count, at += V.Count)
             {
-                var z = T.Value(Vector256.FusedMultiplyAdd(Vector256.Load(x + at), Vector256.Load(k + c), Vector256.Load(b + c))) * Vector256.Load(f + c);
+                var z = T.Value(V.FusedMultiplyAdd(V.Load(x + at), V.Load(k + c), V.Load(b + c))) * V.Load(f + c);
                 if (shortcut is not null)
-                    z += Vector256.Load(shortcut + at);
+                    z += V.Load(shortcut + at);
                 if (past)
-                    z.StoreAlignedNonTemporal(y + at);
+                    z.StorePast(y + at);
                 else
                     z.Store(y + at);
             }
@@ -89,24 +108,33 @@ internal static unsafe class ScaledKernels
                 AddProducts<T>(gradient + at, x + at, count, channels, k, b, m, sums);
         });
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void AddProducts<T>(float* gradient, float* x, long rows, int channels, float* k, float* b, float* m, float* sums) where T : struct, NormKernels.IActivation
     {
+        if (Sixteen.Fits(channels))
+            AddProducts<T, Sixteen>(gradient, x, rows, channels, k, b, m, sums);
+        else
+            AddProducts<T, Eight>(gradient, x, rows, channels, k, b, m, sums);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void AddProducts<T, V>(float* gradient, float* x, long rows, int channels, float* k, float* b, float* m, float* sums)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
+    {
         for (var first = 0L; first < rows; first += Few)
-            for (var c = 0; c < channels; c += 8)
+            for (var c = 0; c < channels; c += V.Count)
             {
-                var (vk, vb, mean, last) = (Vector256.Load(k + c), Vector256.Load(b + c), Vector256.Load(m + c), Math.Min(rows, first + Few));
-                Vector256<float> values = default, gradients = default, slopes = default, gradientsWithX = default, slopesWithX = default;
+                var (vk, vb, mean, last) = (V.Load(k + c), V.Load(b + c), V.Load(m + c), Math.Min(rows, first + Few));
+                V values = default, gradients = default, slopes = default, gradientsWithX = default, slopesWithX = default;
                 for (var row = first; row < last; row++)
                 {
-                    var (v, g) = (Vector256.Load(x + row * channels + c), Vector256.Load(gradient + row * channels + c));
-                    var (value, slope) = T.Both(Vector256.FusedMultiplyAdd(v, vk, vb));
+                    var (v, g) = (V.Load(x + row * channels + c), V.Load(gradient + row * channels + c));
+                    var (value, slope) = T.Both(V.FusedMultiplyAdd(v, vk, vb));
                     var (behind, d) = (g * slope, v - mean);
-                    values = Vector256.FusedMultiplyAdd(g, value, values);
+                    values = V.FusedMultiplyAdd(g, value, values);
                     gradients += behind;
                     slopes += slope;
-                    gradientsWithX = Vector256.FusedMultiplyAdd(behind, d, gradientsWithX);
-                    slopesWithX = Vector256.FusedMultiplyAdd(slope, d, slopesWithX);
+                    gradientsWithX = V.FusedMultiplyAdd(behind, d, gradientsWithX);
+                    slopesWithX = V.FusedMultiplyAdd(slope, d, slopesWithX);
                 }
                 Add(sums + c, values);
                 Add(sums + channels + c, gradients);
@@ -115,7 +143,34 @@ internal static unsafe class ScaledKernels
                 Add(sums + 4 * channels + c, slopesWithX);
             }
 
-        static void Add(float* sum, Vector256<float> more) => (Vector256.Load(sum) + more).Store(sum);
+        static void Add(float* sum, V more) => (V.Load(sum) + more).Store(sum);
+    }
+
+    /// <summary>From the sums over each image to those over all, of g and of g (x - mean), g being as below.</summary>
+    public static (double[] Sum, double[] WithX) Join(float* sums, int images, int channels, float* factors, float* offsets)
+    {
+        var (sum, withX) = (new double[channels], new double[channels]);
+        NormKernels.Ranges(channels / 8, (_, from, until) =>
+        {
+            for (var c = (int)from * 8; c < until * 8; c += 8)
+            {
+                Vector256<double> low = default, high = default, lowWithX = default, highWithX = default;
+                for (var image = 0; image < images; image++)
+                {
+                    var s = sums + image * BackwardKinds * channels + c;
+                    var (f, o) = (Vector256.Load(factors + image * channels + c), Vector256.Load(offsets + image * channels + c));
+                    var (a, b) = Vector256.Widen(Vector256.FusedMultiplyAdd(f, Vector256.Load(s + channels), o * Vector256.Load(s + 2 * channels)));
+                    (low, high) = (low + a, high + b);
+                    (a, b) = Vector256.Widen(Vector256.FusedMultiplyAdd(f, Vector256.Load(s + 3 * channels), o * Vector256.Load(s + 4 * channels)));
+                    (lowWithX, highWithX) = (lowWithX + a, highWithX + b);
+                }
+                low.CopyTo(sum, c);
+                high.CopyTo(sum, c + 4);
+                lowWithX.CopyTo(withX, c);
+                highWithX.CopyTo(withX, c + 4);
+            }
+        });
+        return (sum, withX);
     }
 
     /// <summary>The second half: the gradient before the norm, scale g + byX x + constant with g = (factor gradient + offset) slope; may be written over <paramref name="gradient"/>.</summary>
@@ -132,16 +187,24 @@ internal static unsafe class ScaledKernels
                 }
         });
 
+    private static void Backward<T>(float* gradient, float* x, float* result, long rows, int channels, float* k, float* b, float* f, float* o, float* byX, float* constant) where T : struct, NormKernels.IActivation
+    {
+        if (Sixteen.Fits(channels))
+            Backward<T, Sixteen>(gradient, x, result, rows, channels, k, b, f, o, byX, constant);
+        else
+            Backward<T, Eight>(gradient, x, result, rows, channels, k, b, f, o, byX, constant);
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Backward<T>(float* gradient, float* x, float* result, long rows, int channels, float* k, float* b, float* f, float* o, float* byX, float* constant)
-        where T : struct, NormKernels.IActivation
+    private static void Backward<T, V>(float* gradient, float* x, float* result, long rows, int channels, float* k, float* b, float* f, float* o, float* byX, float* constant)
+        where T : struct, NormKernels.IActivation where V : struct, ILanes<V>
     {
         for (long row = 0, at = 0; row < rows; row++)
-            for (var c = 0; c < channels; c += 8, at += 8)
+            for (var c = 0; c < channels; c += V.Count, at += V.Count)
             {
-                var (v, vk) = (Vector256.Load(x + at), Vector256.Load(k + c));
-                var g = Vector256.FusedMultiplyAdd(Vector256.Load(gradient + at), Vector256.Load(f + c), Vector256.Load(o + c)) * T.Slope(Vector256.FusedMultiplyAdd(v, vk, Vector256.Load(b + c)));
-                Vector256.FusedMultiplyAdd(g, vk, Vector256.FusedMultiplyAdd(v, Vector256.Load(byX + c), Vector256.Load(constant + c))).Store(result + at);
+                var (v, vk) = (V.Load(x + at), V.Load(k + c));
+                var g = V.FusedMultiplyAdd(V.Load(gradient + at), V.Load(f + c), V.Load(o + c)) * T.Slope(V.FusedMultiplyAdd(v, vk, V.Load(b + c)));
+                V.FusedMultiplyAdd(g, vk, V.FusedMultiplyAdd(v, V.Load(byX + c), V.Load(constant + c))).Store(result + at);
             }
     }
 

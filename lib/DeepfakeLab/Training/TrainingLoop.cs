@@ -164,7 +164,6 @@ internal sealed class TrainingLoop(
         var labels = steps.TrainLabels(copies: (int)(features.shape[0] / split.Train.Count));
         var held = Features(backbone, "features of the validation images", validation, mirrored: recipe.MirrorScores);
         using var optimizer = new TrainingOptimizer(recipe, model.Head, recipe.HeadLearningRate);
-        steps.Learning = [.. model.Head.parameters()];
         var (count, size) = ((int)features.shape[0], Math.Min(64, (int)features.shape[0]));
         var (all, step) = ((long)recipe.HeadEpochs * (count / size), 0L);
         var progress = LabProgress.Begin("new head on frozen features", recipe.HeadEpochs, "epochs");
@@ -290,7 +289,6 @@ internal sealed class TrainingLoop(
         var frozen = Frozen(cut);
         foreach (var parameter in frozen.SelectMany(stage => stage.parameters()))
             parameter.requires_grad = false;
-        steps.Learning = [.. model.parameters().Where(p => p.requires_grad)];
         return frozen;
     }
 

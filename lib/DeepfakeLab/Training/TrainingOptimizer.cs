@@ -11,11 +11,12 @@ internal sealed class TrainingOptimizer : IDisposable
     private readonly Parameter[] learning;
     private readonly (int Group, double Decay)[] belongs; // each parameter to its group
     private readonly OptimizerState[] states; // of each parameter
+    private readonly (double L1, double L2)[] penalties; // of each parameter, as they are in the loss
     private readonly bool decouples; // AdamW's decay
 
     /// <summary>Over those of <paramref name="part"/>'s parameters that ask for gradients.</summary>
     /// <param name="factor">A parameter's share of the rate; null for 1.</param>
-    /// <param name="beside">A module beside the model that learns too, or null.</param>
+    /// <param name="beside">A module beside the model that learns too, without penalties; or null.</param>
     public TrainingOptimizer(Recipe recipe, nn.Module part, double rate, Func<Parameter, double>? factor = null, nn.Module? beside = null)
     {
         // Weight decay is for the weights of layers; biases and batch norm's scale and shift go without, as is usual.
@@ -26,6 +27,8 @@ internal sealed class TrainingOptimizer : IDisposable
         factors = [.. groups.Select(g => g.Factor)];
         learning = [.. groups.SelectMany(g => g.Parameters)];
         belongs = [.. groups.SelectMany((g, i) => g.Parameters.Select(_ => (i, g.Decay)))];
+        var beyond = (beside?.parameters() ?? []).Select(p => p.Handle).ToHashSet();
+        penalties = [.. learning.Select(p => beyond.Contains(p.Handle) ? (0, 0) : (recipe.L1, recipe.L2))];
         decouples = recipe.Optimizer == OptimizerKind.AdamW;
         optimizer = recipe.Optimizer switch
         {
@@ -56,21 +59,44 @@ internal sealed class TrainingOptimizer : IDisposable
             parameter.grad = null;
     }
 
+    /// <param name="penalises">Whether <see cref="Penalise"/> comes before it; then for Adam in the same pass over memory.</param>
     /// <remarks>Adam's on the processor is <see cref="AdamKernel"/>'s, where all gradients lie in memory as their parameters do.</remarks>
-    public void Step()
+    public void Step(bool penalises = false)
     {
-        if (!StepAtOnce())
-            optimizer.step();
+        if (StepAtOnce(penalises))
+            return;
+        if (penalises)
+            Penalise();
+        optimizer.step();
     }
 
-    private bool StepAtOnce()
+    /// <summary>Adds the gradients that L1 * sum |w| + L2 * sum w² in the loss would have, which need no graph over all parameters.</summary>
+    public void Penalise()
+    {
+        using var none = no_grad();
+        foreach (var (parameter, (l1, l2)) in learning.Zip(penalties).Where(p => p.Second != (0, 0)))
+        {
+            using var scope = NewDisposeScope();
+            var gradient = parameter.grad ?? (parameter.grad = zeros_like(parameter));
+            if (l1 > 0)
+                gradient.add_(parameter.sign(), alpha: l1);
+            if (l2 > 0)
+                gradient.add_(parameter, alpha: 2 * l2);
+        }
+    }
+
+    private bool StepAtOnce(bool penalises)
     {
         using var scope = NewDisposeScope();
         var (all, moved, rates) = (new List<AdamKernel.Numbers>(), new List<OptimizerState>(), optimizer.ParamGroups.Select(g => g.LearningRate).ToArray());
         foreach (var (i, parameter) in learning.Index())
         {
+            var (l1, l2) = penalises ? penalties[i] : (0, 0);
             if (parameter.grad is not { } gradient)
-                continue;
+                if ((l1, l2) == (0, 0))
+                    continue;
+                else
+                    return false;
             var (step, mean, square) = states[i] switch
             {
                 AdamW.State s => (s.step + 1, s.exp_avg, s.exp_avg_sq),
@@ -81,8 +107,8 @@ internal sealed class TrainingOptimizer : IDisposable
                 || own.ChannelsLast != value.ChannelsLast || first.ChannelsLast != value.ChannelsLast || second.ChannelsLast != value.ChannelsLast)
                 return false;
             var (rate, decay) = (rates[belongs[i].Group], belongs[i].Decay);
-            all.Add(new(value.Begin, own.Begin, first.Begin, second.Begin, parameter.numel(), new((float)(decouples ? 1 - rate * decay : 1), (float)(decouples ? 0 : decay),
-                (float)(rate / (1 - Math.Pow(AdamKernel.Beta1, step))), (float)Math.Sqrt(1 - Math.Pow(AdamKernel.Beta2, step)))));
+            all.Add(new(value.Begin, own.Begin, first.Begin, second.Begin, parameter.numel(), new((float)(decouples ? 1 - rate * decay : 1), (float)l1, (float)(2 * l2 + (decouples ? 0 : decay)),
+                rate / (1 - Math.Pow(AdamKernel.Beta1, step)), Math.Sqrt(1 - Math.Pow(AdamKernel.Beta2, step)))));
             moved.Add(states[i]);
         }
         AdamKernel.Step(all);

@@ -238,15 +238,8 @@ internal sealed class TrainingPass : IDisposable
     private static unsafe void Back<T>(Normalised batch, Tensor x, Tensor gradient, Tensor sums, Tensor scales, Tensor added, Tensor? over) where T : struct, NormKernels.IActivation
     {
         var channels = batch.Channels;
-        var (sum, withX) = (new double[channels], new double[channels]);
-        float* s = TensorLayout.Pointer(sums), factors = TensorLayout.Pointer(scales), offsets = TensorLayout.Pointer(added);
-        for (var (image, at) = (0, 0); image < batch.Images; image++, at += channels, s += ScaledKernels.BackwardKinds * channels)
-            for (var c = 0; c < channels; c++)
-            {
-                double factor = factors[at + c], offset = offsets[at + c];
-                sum[c] += factor * s[channels + c] + offset * s[2 * channels + c];
-                withX[c] += factor * s[3 * channels + c] + offset * s[4 * channels + c];
-            }
+        float* factors = TensorLayout.Pointer(scales), offsets = TensorLayout.Pointer(added);
+        var (sum, withX) = ScaledKernels.Join(TensorLayout.Pointer(sums), batch.Images, channels, factors, offsets);
         var (byX, constant) = batch.Learn(sum, withX);
         if (!x.requires_grad)
             return;
@@ -449,14 +442,15 @@ internal sealed class TrainingPass : IDisposable
         /// <param name="withX">Of the gradient times x - mean.</param>
         public (float[] ByX, float[] Constant) Learn(double[] sum, double[] withX)
         {
-            Add(norm.weight!, () => TensorLayout.Copy([.. withX.Zip(inverse, (s, i) => (float)(s * i))], [Channels]));
-            Add(norm.bias!, () => TensorLayout.Copy(Array.ConvertAll(sum, s => (float)s), [Channels]));
-            var (rows, byX, constant) = (Images * Rows, new float[Channels], new float[Channels]);
+            var (rows, byX, constant, byWeight, byBias) = (Images * Rows, new float[Channels], new float[Channels], new float[Channels], new float[Channels]);
             for (var c = 0; c < Channels; c++)
             {
                 var slope = weight[c] * inverse[c] * inverse[c] * inverse[c] * withX[c] / rows;
                 (byX[c], constant[c]) = ((float)-slope, (float)(slope * mean[c] - weight[c] * inverse[c] * sum[c] / rows));
+                (byWeight[c], byBias[c]) = ((float)(withX[c] * inverse[c]), (float)sum[c]);
             }
+            Add(norm.weight!, () => TensorLayout.Copy(byWeight, [Channels]));
+            Add(norm.bias!, () => TensorLayout.Copy(byBias, [Channels]));
             return (byX, constant);
         }
     }
@@ -515,10 +509,11 @@ internal sealed class TrainingPass : IDisposable
         }
     }
 
-    private static float[] Numbers(Tensor vector)
+    private static float[] Numbers(Tensor parameter)
     {
-        using var plain = vector.detach();
-        return plain.data<float>().ToArray();
+        using var plain = parameter.detach();
+        using var dense = plain.contiguous();
+        return MemoryMarshal.Cast<byte, float>(dense.bytes).ToArray();
     }
 
     private static bool IsActivation(nn.Module module) => module is ReLU or ReLU6 or SiLU or Hardswish;

@@ -56,9 +56,6 @@ internal sealed class TrainingSteps : IDisposable
             each is null ? null : tensor(each.Select(w => (float)w).ToArray(), device: LabRuntime.Device).DetachFromDisposeScope();
     }
 
-    /// <summary>The parameters that learn at the moment: what penalties are on.</summary>
-    public IReadOnlyList<Parameter> Learning { get; set; } = [];
-
     /// <summary>The auxiliary head; null where the recipe or the images have none.</summary>
     public PartHead? Parts { get; }
 
@@ -164,31 +161,15 @@ internal sealed class TrainingSteps : IDisposable
         lowPrecision?.TakeGradients();
         if (!part.Last)
             return value;
-        Penalise();
-        if (recipe.ClipNorm > 0)
+        var clips = recipe.ClipNorm > 0;
+        if (clips)
+        {
+            optimizer.Penalise();
             Clip(model.parameters().Concat(Parts?.Layer.parameters() ?? []).Where(p => p.requires_grad));
-        optimizer.Step();
+        }
+        optimizer.Step(penalises: !clips);
         lowPrecision?.Follow();
         return value;
-    }
-
-    /// <summary>Adds the gradients that L1 * sum |w| + L2 * sum w² in the loss would have, which need no graph over all parameters.</summary>
-    private void Penalise()
-    {
-        if (recipe is { L1: 0, L2: 0 })
-            return;
-        using var none = no_grad();
-        foreach (var parameter in Learning)
-        {
-            using var scope = NewDisposeScope();
-            var gradient = parameter.grad ?? (parameter.grad = zeros_like(parameter));
-            if (AdamKernel.TryPenalise(parameter, gradient, recipe.L1, 2 * recipe.L2))
-                continue;
-            if (recipe.L1 > 0)
-                gradient.add_(parameter.sign(), alpha: recipe.L1);
-            if (recipe.L2 > 0)
-                gradient.add_(parameter, alpha: 2 * recipe.L2);
-        }
     }
 
     /// <summary>As <c>clip_grad_norm_</c>, to the bit, however the gradients lie in memory.</summary>
