@@ -1,4 +1,6 @@
 using System.Runtime.InteropServices;
+using TorchSharp;
+using static TorchSharp.torch;
 
 namespace DeepfakeLab.Tests;
 
@@ -36,6 +38,17 @@ public class ImageParityTests
             Assert.Equal((expected.Width, expected.Height), (turned.Width, turned.Height));
             Assert.Equal(expected.Pixels, turned.Pixels);
         }
+    }
+
+    [Fact]
+    public void Batches_of_bytes_are_normalised_as_one_image_is()
+    {
+        using var scope = NewDisposeScope();
+        var (preprocessing, images) = (Preprocessing.Square(17), randint(0, 256, [5, 3, 17, 18], ScalarType.Byte));
+        var arithmetic = (images.to(float32) / 255 - tensor(preprocessing.Mean.ToArray()).view(3, 1, 1)) / tensor(preprocessing.Std.ToArray()).view(3, 1, 1);
+        Assert.True(preprocessing.Normalize(images).eq(arithmetic).all().item<bool>());
+        Assert.True(preprocessing.Normalize(images.flip(3).transpose(2, 3)).eq(arithmetic.flip(3).transpose(2, 3)).all().item<bool>());
+        Assert.True(preprocessing.Normalize(images[4]).eq(arithmetic[4]).all().item<bool>());
     }
 
     private static void Compare(string folder, string[] images, int atLeast)

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using TorchSharp;
 
 namespace DeepfakeLab;
@@ -84,9 +85,33 @@ public sealed record Preprocessing(Preprocessing.Size? Resize, Preprocessing.Siz
     public torch.Tensor Normalize(torch.Tensor images)
     {
         using var scope = torch.NewDisposeScope();
+        if (images.device_type == DeviceType.CPU && images.dtype == torch.uint8 && images.numel() > 3 * Levels && images.is_contiguous())
+            return LookUp(images, Normalize(torch.arange(Levels, torch.uint8).expand(3, 1, Levels))).MoveToOuterDisposeScope();
         var mean = torch.tensor(Mean.ToArray(), device: images.device).view(3, 1, 1);
         var std = torch.tensor(Std.ToArray(), device: images.device).view(3, 1, 1);
         return images.to(torch.float32).div_(255).sub_(mean).div_(std).MoveToOuterDisposeScope();
+    }
+
+    private const int Levels = 256;
+
+    /// <summary>Each byte's number in its channel's row of <paramref name="table"/>: one pass over memory where the arithmetic takes four.</summary>
+    private static unsafe torch.Tensor LookUp(torch.Tensor images, torch.Tensor table)
+    {
+        var result = torch.empty(images.shape, torch.float32);
+        var plane = (int)(images.shape[^1] * images.shape[^2]);
+        fixed (byte* from = images.bytes, to = result.bytes, levels = table.bytes) // torch's memory, which stays where it is
+        {
+            var (bytes, floats, rows) = ((nint)from, (nint)to, (nint)levels);
+            Team.ForEach((int)(images.numel() / plane), i => LookUp((byte*)bytes + (nint)i * plane, (float*)floats + (nint)i * plane, plane, (float*)rows + i % 3 * Levels));
+        }
+        return result;
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static unsafe void LookUp(byte* from, float* to, int count, float* levels)
+    {
+        for (var i = 0; i < count; i++)
+            to[i] = levels[from[i]];
     }
 
     /// <summary>torchvision's center_crop: the offset rounds half to even, and what lies outside the image is black.</summary>

@@ -59,7 +59,7 @@ internal static unsafe class NormKernels
 
     public readonly struct SiLU : IActivation
     {
-        public static V Value<V>(V z) where V : struct, ILanes<V> => z * Sigmoid(z);
+        public static V Value<V>(V z) where V : struct, ILanes<V> => z / OnePlusExp(z);
 
         public static V Slope<V>(V z) where V : struct, ILanes<V> => Both(z).Slope;
 
@@ -67,7 +67,8 @@ internal static unsafe class NormKernels
         public static (V Value, V Slope) Both<V>(V z) where V : struct, ILanes<V>
         {
             var s = Sigmoid(z);
-            return (z * s, s * V.FusedMultiplyAdd(z, V.Create(1) - s, V.Create(1)));
+            var value = z * s;
+            return (value, V.FusedMultiplyAdd(value, V.Create(1) - s, s));
         }
     }
 
@@ -82,12 +83,13 @@ internal static unsafe class NormKernels
     }
 
     /// <summary>1 / (1 + exp(-z)), within 2 units of the last place; 0 below -88.4, where it is less than float32's least normal number.</summary>
-    /// <remarks>
-    /// exp(-z) is 2^n 2^f with |f| up to 1/2, and 2^f a polynomial: Cephes' exp2f (Moshier 1989). .NET's own goes through float64, which takes four
-    /// times as long.
-    /// </remarks>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    internal static V Sigmoid<V>(V z) where V : struct, ILanes<V>
+    internal static V Sigmoid<V>(V z) where V : struct, ILanes<V> => V.Create(1) / OnePlusExp(z);
+
+    /// <summary>1 + exp(-z): exp(-z) is 2^n 2^f with |f| up to 1/2, and 2^f a polynomial, Cephes' exp2f (Moshier 1989).</summary>
+    /// <remarks>.NET's own exp goes through float64, which takes four times as long.</remarks>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static V OnePlusExp<V>(V z) where V : struct, ILanes<V>
     {
         z = V.Min(V.Create(87), V.Max(V.Create(-89), z)); // n from -126 to 128; NaN stays what it is
         var (rounder, one) = (V.Create(12582912), V.Create(1)); // 1.5 * 2^23: after it is added, n lies in the lowest bits
@@ -100,7 +102,7 @@ internal static unsafe class NormKernels
         p = V.FusedMultiplyAdd(p, f, V.Create(2.402264791363012e-1f));
         p = V.FusedMultiplyAdd(p, f, V.Create(6.931472028550421e-1f));
         p = V.FusedMultiplyAdd(p, f, one);
-        return one / V.FusedMultiplyAdd(p, V.PowerOfTwo(shifted), one);
+        return V.FusedMultiplyAdd(p, V.PowerOfTwo(shifted), one);
     }
 
     /// <summary>Mean and variance (over all rows, biased) of each channel.</summary>

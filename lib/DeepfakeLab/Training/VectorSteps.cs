@@ -1,5 +1,4 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using TorchSharp.Modules;
@@ -100,6 +99,7 @@ internal sealed unsafe class ConvolutionWeights : IDisposable
         using var none = no_grad();
         using var weight = kernels.detach();
         values = weight.contiguous().DetachFromDisposeScope();
+        Values = TensorLayout.Pointer(values);
         (Inputs, Outputs, Kernel) = ((int)values.shape[1], (int)values.shape[0], (int)values.shape[2]);
         (Stride, Padding, Dilation) = ((int)conv.stride![0], (int)conv.padding![0], (int)conv.dilation![0]);
         Bias = new Floats(MatrixKernel.Padded(Outputs) + MatrixKernel.Lanes);
@@ -138,7 +138,7 @@ internal sealed unsafe class ConvolutionWeights : IDisposable
         return packed;
     }
 
-    public float* Values => (float*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(values.bytes));
+    public float* Values { get; }
 
     public void Dispose()
     {
