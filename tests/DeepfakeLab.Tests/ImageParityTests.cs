@@ -48,6 +48,7 @@ public class ImageParityTests
         var arithmetic = (images.to(float32) / 255 - tensor(preprocessing.Mean.ToArray()).view(3, 1, 1)) / tensor(preprocessing.Std.ToArray()).view(3, 1, 1);
         Assert.True(preprocessing.Normalize(images).eq(arithmetic).all().item<bool>());
         Assert.True(preprocessing.Normalize(images.flip(3).transpose(2, 3)).eq(arithmetic.flip(3).transpose(2, 3)).all().item<bool>());
+        Assert.ThrowsAny<Exception>(() => preprocessing.Normalize(zeros(5, 4, 17, 18, ScalarType.Byte))); // no channel of a picture has another's numbers
         Assert.True(preprocessing.Normalize(images[4]).eq(arithmetic[4]).all().item<bool>());
     }
 

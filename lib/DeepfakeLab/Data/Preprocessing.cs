@@ -85,7 +85,7 @@ public sealed record Preprocessing(Preprocessing.Size? Resize, Preprocessing.Siz
     public torch.Tensor Normalize(torch.Tensor images)
     {
         using var scope = torch.NewDisposeScope();
-        if (images.device_type == DeviceType.CPU && images.dtype == torch.uint8 && images.numel() > 3 * Levels && images.is_contiguous())
+        if (images.device_type == DeviceType.CPU && images.dtype == torch.uint8 && images.shape is [.., 3, _, _] && images.numel() > 3 * Levels && images.is_contiguous())
             return LookUp(images, Normalize(torch.arange(Levels, torch.uint8).expand(3, 1, Levels))).MoveToOuterDisposeScope();
         var mean = torch.tensor(Mean.ToArray(), device: images.device).view(3, 1, 1);
         var std = torch.tensor(Std.ToArray(), device: images.device).view(3, 1, 1);

@@ -191,7 +191,7 @@ internal static unsafe class PointwiseTraining
         return sum;
     }
 
-    /// <summary>The threads' two sums a channel.</summary>
+    /// <summary>Rows that lie next to each other, to where they are <paramref name="distance"/> floats apart.</summary>
     private static void Copy(float* from, int rows, int channels, float* to, int distance)
     {
         for (var row = 0; row < rows; row++, from += channels, to += distance)

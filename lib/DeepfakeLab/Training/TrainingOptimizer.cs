@@ -92,18 +92,15 @@ internal sealed class TrainingOptimizer : IDisposable
         foreach (var (i, parameter) in learning.Index())
         {
             var (l1, l2) = penalises ? penalties[i] : (0, 0);
-            if (parameter.grad is not { } gradient)
-                if ((l1, l2) == (0, 0))
-                    continue;
-                else
-                    return false;
+            if (parameter.grad is null && (l1, l2) == (0, 0))
+                continue;
             var (step, mean, square) = states[i] switch
             {
                 AdamW.State s => (s.step + 1, s.exp_avg, s.exp_avg_sq),
                 Adam.State s => (s.step + 1, s.exp_avg, s.exp_avg_sq),
                 _ => (0, null, null),
             };
-            if (mean is null || square is null || AdamKernel.Find(parameter) is not { } value || AdamKernel.Find(gradient) is not { } own || AdamKernel.Find(mean) is not { } first || AdamKernel.Find(square) is not { } second
+            if (mean is null || square is null || parameter.grad is not { } gradient || AdamKernel.Find(parameter) is not { } value || AdamKernel.Find(gradient) is not { } own || AdamKernel.Find(mean) is not { } first || AdamKernel.Find(square) is not { } second
                 || own.ChannelsLast != value.ChannelsLast || first.ChannelsLast != value.ChannelsLast || second.ChannelsLast != value.ChannelsLast)
                 return false;
             var (rate, decay) = (rates[belongs[i].Group], belongs[i].Decay);
