@@ -20,12 +20,16 @@ internal sealed class FusedEngine : IDisposable
     /// <summary>Images at a time, at most, on one thread: fewer pay more for the calls of 50 layers, more leave the cache.</summary>
     private const int Part = 4;
 
-    private const string Input = "x", Packing = "_reorder_convolution_weight";
+    /// <summary>The same in late stages, once maps are a sixteenth as high and wide as the image, if their layers have few weights: a call costs as much as such a layer then.</summary>
+    private const int LatePart = 16, LateScale = 16, FewWeights = 200_000;
+
+    private const string Input = "x", LateInput = "y", Packing = "_reorder_convolution_weight";
     private static readonly Lazy<string?> missing = new(Try);
 
     private readonly VisionModel model;
     private readonly string cut;
     private readonly jit.ScriptModule script;
+    private readonly bool hasLate;
     private readonly List<Conv2d> convolutions = [];
     private readonly List<string> lines = [];
     private readonly Tensor[] biases;
@@ -35,14 +39,25 @@ internal sealed class FusedEngine : IDisposable
     public FusedEngine(VisionModel model, string cut)
     {
         (this.model, this.cut) = (model, cut);
-        var end = Chain(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers), Input);
+        var stages = model.Stages.TakeWhile(s => s != cut).Select(s => model.StageLayers(s)).ToList();
+        var late = LateFrom(stages);
+        hasLate = late < stages.Count;
+        var middle = Chain(stages.Take(late).SelectMany(s => s), Input);
+        var before = lines.Count;
+        var end = Chain(stages.Skip(late).SelectMany(s => s), LateInput);
+        var (earlyLines, lateLines) = (lines[..before], lines[before..]);
         script = Load($"""
               def pack(self: __torch__.Fused, x: Tensor, w: List[Tensor], b: List[Tensor]) -> List[Tensor]:
                 p = annotate(List[Tensor], [])
-            {string.Join('\n', lines)}
+            {string.Join('\n', earlyLines)}
+                {LateInput} = torch.cat([{string.Join(", ", Enumerable.Repeat(middle, hasLate ? LatePart / Part : 1))}])
+            {string.Join('\n', lateLines)}
                 return p
-              def run(self: __torch__.Fused, x: Tensor, p: List[Tensor], b: List[Tensor]) -> Tensor:
-            {string.Join('\n', lines.Where(l => !l.Contains(Packing, StringComparison.Ordinal)))}
+              def early(self: __torch__.Fused, x: Tensor, p: List[Tensor], b: List[Tensor]) -> Tensor:
+            {string.Join('\n', earlyLines.Where(Computes))}
+                return {middle}
+              def late(self: __torch__.Fused, {LateInput}: Tensor, p: List[Tensor], b: List[Tensor]) -> Tensor:
+            {string.Join('\n', lateLines.Where(Computes))}
                 return {end}
             """);
         biases = [.. convolutions.Select(c => (c.bias?.alias() ?? zeros(c.out_channels, c.weight!.dtype)).DetachFromDisposeScope())];
@@ -70,16 +85,22 @@ internal sealed class FusedEngine : IDisposable
             TorchWorkers.ForEach(1, _ => packed = [.. ((Tensor[])script.invoke("pack", zeros([Part, .. images.shape[1..]], type), convolutions.Select(c => (Tensor)c.weight!).ToArray(), biases))
                 .Select(p => p.DetachFromDisposeScope())]);
         var count = (int)images.shape[0];
-        var part = Math.Clamp((count + LabRuntime.Threads - 1) / LabRuntime.Threads, 1, Part);
+        var part = Math.Clamp((count + LabRuntime.Threads - 1) / LabRuntime.Threads, 1, hasLate ? LatePart : Part);
         var results = new Tensor[(count + part - 1) / part];
         var own = BFloat16Kernel.IsSupported && type == ScalarType.BFloat16;
         try
         {
             TorchWorkers.ForEach(results.Length, i =>
             {
-                var x = images.narrow(0, i * part, Math.Min(part, count - i * part));
-                x = own && x.is_contiguous() ? BFloat16Kernel.Pixels(x) : TensorLayout.ChannelsLast(x.to(type));
-                results[i] = Result((Tensor)script.invoke("run", x, packed, biases), own).DetachFromDisposeScope();
+                var (first, last) = (i * part, Math.Min((i + 1) * part, count));
+                var maps = new List<Tensor>();
+                for (var at = first; at < last; at += Part)
+                {
+                    using var x = images.narrow(0, at, Math.Min(Part, last - at));
+                    using var pixels = own && x.is_contiguous() ? BFloat16Kernel.Pixels(x) : TensorLayout.ChannelsLast(x.to(type));
+                    maps.Add((Tensor)script.invoke("early", pixels, packed, biases));
+                }
+                results[i] = Result(hasLate ? (Tensor)script.invoke("late", cat(maps), packed, biases) : maps[0], own).DetachFromDisposeScope();
             });
             return cat(results).MoveToOuterDisposeScope();
         }
@@ -97,6 +118,26 @@ internal sealed class FusedEngine : IDisposable
         script.Dispose();
         foreach (var tensor in biases.Concat(packed ?? []))
             tensor.Dispose();
+    }
+
+    private static bool Computes(string line) => !line.Contains(Packing, StringComparison.Ordinal);
+
+    /// <summary>The first stage that takes <see cref="LatePart"/> images at a time; as many as there are, if none does.</summary>
+    private static int LateFrom(IReadOnlyList<IEnumerable<nn.Module>> stages)
+    {
+        var late = 0;
+        for (var scale = 1L; late < stages.Count && scale < LateScale; late++)
+            scale *= Stride(stages[late]);
+        var weights = stages.Skip(late).SelectMany(s => s).SelectMany(Initialisation.Modules).OfType<Conv2d>().Select(c => c.weight!.numel()).ToList();
+        return weights.Count > 0 && weights.Average() < FewWeights ? late : stages.Count;
+
+        static long Stride(IEnumerable<nn.Module> modules) => Flatten(modules).Aggregate(1L, (product, m) => product * m switch
+        {
+            Conv2d conv => conv.stride![0],
+            MaxPool2d pool => pool.stride![0],
+            Layers.IResidual block => Stride(block.Branch),
+            _ => 1,
+        });
     }
 
     /// <summary>Writes layers one after the other. Returns the variable with what comes out.</summary>
