@@ -70,7 +70,7 @@ public static class LabRuntime
             torch.InitializeDeviceType(DeviceType.CPU);
             torch.set_num_threads(threads);
             LargeBlocks.TryInstall();
-            OneDnnCaches.TryCorrect();
+            HiddenCaches.TryCorrect();
         }
         catch (Exception e) when (e is NotSupportedException or DllNotFoundException or TypeInitializationException)
         {

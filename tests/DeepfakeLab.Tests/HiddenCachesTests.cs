@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace DeepfakeLab.Tests;
 
-public sealed class OneDnnCachesTests
+public sealed class HiddenCachesTests
 {
     /// <summary>A new libtorch that keeps it elsewhere would be left alone, and this would tell.</summary>
     [Fact]
@@ -11,7 +11,7 @@ public sealed class OneDnnCachesTests
     {
         Assert.SkipUnless(OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64, "needs Linux on x64");
         LabRuntime.Start();
-        var known = OneDnnCaches.Known;
+        var known = HiddenCaches.Known;
         Assert.NotNull(known);
         Assert.InRange(known.Value.Levels, 0u, 10u);
         Assert.True(known.Value.Levels == 0 || known.Value.Bytes is >= 8 << 10 and <= 1 << 20, $"{known}");
@@ -45,7 +45,7 @@ public sealed class OneDnnCachesTests
         foreach (var content in new byte[][] { [1, 2, 3], header, [.. header[..40], .. Enumerable.Repeat((byte)0xff, 24)] })
         {
             File.WriteAllBytes(file, content);
-            Assert.Null(OneDnnCaches.Address(file, OneDnnCaches.Processor));
+            Assert.Null(HiddenCaches.Address(file, HiddenCaches.Processor));
         }
     }
 }

@@ -8,15 +8,15 @@ using static TorchSharp.torch;
 namespace DeepfakeLab;
 
 /// <summary>
-/// What libtorch's oneDNN believes of the processor's caches. Some virtual machines on AMD's processors (those under Firecracker) say nothing of them: CPUID's leaf 0x8000001D is
-/// zeros, from which oneDNN 3.7 makes caches of one byte. It then plans badly, and divides by zero for some 1x1 convolutions in channels-last layout (512 to 1024 channels, so any
-/// ResNeXt-50), which ends the process. Here it is told that it knows of no cache, and assumes sizes of its own.
+/// Virtual machines that say nothing of an AMD processor's caches: those under Firecracker answer CPUID's leaf 0x8000001D with zeros. libtorch's oneDNN 3.7 makes caches of one byte from
+/// that, plans badly, and divides by zero for some 1x1 convolutions in channels-last layout (512 to 1024 channels, so any ResNeXt-50), which ends the process. Here it is told that it
+/// knows of no cache, and assumes sizes of its own. NNPACK does not start there and says so at each convolution that it might compute, so libtorch is told not to ask it.
 /// </summary>
 /// <remarks>
 /// oneDNN has no setting for it. What it has read lies in a variable that the library's symbol table names, and is changed only if it is what that mistake makes of it. Elsewhere nothing
-/// is done. The same for other processors: github.com/uxlfoundation/oneDNN/pull/5314.
+/// is done. The same mistake for other processors: github.com/uxlfoundation/oneDNN/pull/5314.
 /// </remarks>
-internal static unsafe class OneDnnCaches
+internal static unsafe class HiddenCaches
 {
     internal const string Library = "libtorch_cpu.so", Processor = "_ZZN4dnnl4impl3cpu3x643cpuEvE4cpu_"; // dnnl::impl::cpu::x64::cpu()::cpu_
 
@@ -28,11 +28,14 @@ internal static unsafe class OneDnnCaches
         && X86Base.CpuId(0, 0).Ebx == 0x68747541 // "Auth"enticAMD
         && (uint)X86Base.CpuId(unchecked((int)0x80000000), 0).Eax >= 0x8000001D && X86Base.CpuId(unchecked((int)0x8000001D), 0) == (0, 0, 0, 0);
 
-    /// <summary>To be called once, when libtorch is loaded and before it computes anything. Does nothing where caches are known.</summary>
+    /// <summary>To be called once, when libtorch is loaded and before it computes anything. Does nothing where the processor tells its caches.</summary>
     public static void TryCorrect()
     {
         if (!AreHidden)
             return;
+        if (NativeLibrary.TryLoad(Library, out var library) && NativeLibrary.TryGetExport(library, "_ZN2at13globalContextEv", out var context)
+            && NativeLibrary.TryGetExport(library, "_ZN2at7Context20setUserEnabledNNPACKEb", out var enable))
+            ((delegate* unmanaged<nint, byte, void>)enable)(((delegate* unmanaged<nint>)context)(), 0);
         Ask();
         if (Find() is var processor && processor != null && processor[Levels] is > 0 and <= MostLevels && processor[Sizes] < LeastSize)
             processor[Levels] = 0;
