@@ -61,10 +61,17 @@ internal static unsafe class HiddenCaches
 
     private static uint* Find()
     {
-        foreach (var line in File.ReadLines("/proc/self/maps")) // begin-end rights offset device file path
-            if (line.EndsWith('/' + Library, StringComparison.Ordinal) && line.Split(' ', StringSplitOptions.RemoveEmptyEntries) is [var range, _, "00000000", ..])
-                return Address(line[line.IndexOf('/', StringComparison.Ordinal)..], Processor) is { } address
-                    ? (uint*)(nuint.Parse(range.AsSpan(0, range.IndexOf('-', StringComparison.Ordinal)), NumberStyles.HexNumber, CultureInfo.InvariantCulture) + address) : null;
+        try
+        {
+            foreach (var line in File.ReadLines("/proc/self/maps")) // begin-end rights offset device file path
+                if (line.EndsWith('/' + Library, StringComparison.Ordinal) && line.Split(' ', StringSplitOptions.RemoveEmptyEntries) is [var range, _, "00000000", ..])
+                    return Address(line[line.IndexOf('/', StringComparison.Ordinal)..], Processor) is { } address
+                        ? (uint*)(nuint.Parse(range.AsSpan(0, range.IndexOf('-', StringComparison.Ordinal)), NumberStyles.HexNumber, CultureInfo.InvariantCulture) + address) : null;
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            // without /proc, or with a library that may be run and not read, all stays as it is
+        }
         return null;
     }
 
@@ -79,7 +86,7 @@ internal static unsafe class HiddenCaches
         {
             return Address(new ReadOnlySpan<byte>(begin, checked((int)new FileInfo(path).Length)), symbol);
         }
-        catch (Exception e) when (e is ArgumentOutOfRangeException or OverflowException)
+        catch (Exception e) when (e is ArgumentOutOfRangeException or IndexOutOfRangeException or OverflowException)
         {
             return null; // a truncated or foreign file
         }
