@@ -172,7 +172,7 @@ public sealed class FeatureCacheTests : IDisposable
         LabRuntime.Seed(4);
         using var model = Models.Create(name);
         OnnxTests.Shake(model, 64);
-        var images = randn(37, 3, 64, 64); // more than one part of the engine's for each of two threads
+        var images = randn(37, 3, 64, 64); // more than two of the engine's parts
         using var prefix = new FrozenPrefix(model, model.Stages[^1], ScalarType.BFloat16);
         var all = prefix.Run(images);
         Assert.True((all[0] - all[1]).abs().max().item<float>() > 0);

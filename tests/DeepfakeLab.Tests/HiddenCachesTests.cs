@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using static TorchSharp.torch;
 
 namespace DeepfakeLab.Tests;
@@ -9,7 +8,7 @@ public sealed class HiddenCachesTests
     [Fact]
     public void OneDNN_knows_caches_of_a_sensible_size_or_none()
     {
-        Assert.SkipUnless(OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64, "needs Linux on x64");
+        TestSupport.SkipUnlessGnuLinuxX64();
         LabRuntime.Start();
         var known = HiddenCaches.Known;
         Assert.NotNull(known);

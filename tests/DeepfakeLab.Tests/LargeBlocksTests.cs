@@ -10,7 +10,7 @@ public sealed class LargeBlocksTests
     [Fact]
     public unsafe void Large_tensors_lie_in_memory_of_their_own_and_small_ones_do_not()
     {
-        SkipElsewhere();
+        TestSupport.SkipUnlessGnuLinuxX64();
         if (!TestSupport.Alone())
             return;
         LabRuntime.Start();
@@ -40,7 +40,7 @@ public sealed class LargeBlocksTests
     [Fact]
     public void What_is_freed_makes_room_for_as_much()
     {
-        SkipElsewhere();
+        TestSupport.SkipUnlessGnuLinuxX64();
         if (!TestSupport.Alone(("DEEPFAKELAB_THREADS", "2")))
             return;
         LabRuntime.Start();
@@ -68,7 +68,7 @@ public sealed class LargeBlocksTests
     [Fact]
     public void A_users_own_setting_stands()
     {
-        SkipElsewhere();
+        TestSupport.SkipUnlessGnuLinuxX64();
         if (!TestSupport.Alone(("MALLOC_TRIM_THRESHOLD_", "131072")))
             return;
         LabRuntime.Start();
@@ -125,7 +125,4 @@ public sealed class LargeBlocksTests
         Assert.Equal(blocks[2], best.Take(1)); // the smallest that holds it
         Assert.Equal(blocks[0], best.Take(1));
     }
-
-    private static void SkipElsewhere() =>
-        Assert.SkipUnless(OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64 && !RuntimeInformation.RuntimeIdentifier.Contains("musl", StringComparison.Ordinal), "It is for GNU/Linux on x64");
 }

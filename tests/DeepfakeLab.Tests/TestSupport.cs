@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 
 namespace DeepfakeLab.Tests;
 
@@ -39,6 +40,10 @@ internal static class TestSupport
         var (code, output, error) = Run(python, [Path.Combine(AppContext.BaseDirectory, "parity", script), .. arguments]);
         return code == 0 ? output : throw new InvalidOperationException($"{script} ended with {code}: {error}");
     }
+
+    /// <summary>Skips a test of what is done to libtorch where GNU/Linux runs it on x64.</summary>
+    public static void SkipUnlessGnuLinuxX64() =>
+        Assert.SkipUnless(OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64 && !RuntimeInformation.RuntimeIdentifier.Contains("musl", StringComparison.Ordinal), "It is for GNU/Linux on x64");
 
     /// <summary>Skips the running test; in CI, where everything is installed, a skip is a failure.</summary>
     public static void Skip(string reason)

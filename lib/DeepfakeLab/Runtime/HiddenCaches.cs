@@ -98,7 +98,7 @@ internal static unsafe class HiddenCaches
 
     private static nuint? Address(ReadOnlySpan<byte> elf, string symbol)
     {
-        if (elf.Length < 64 || !elf[..6].SequenceEqual("\u007fELF\u0002\u0001"u8))
+        if (!NativeLibraryFix.IsElf(elf))
             return null;
         var sections = MemoryMarshal.Cast<byte, Section>(elf[checked((int)MemoryMarshal.Read<ulong>(elf[40..]))..])[..MemoryMarshal.Read<ushort>(elf[60..])];
         foreach (var table in sections)

@@ -117,7 +117,7 @@ internal static class NativeLibraryFix
     /// <returns>Whether anything was changed. A file that is not such an ELF file is left as it is.</returns>
     internal static bool TryWeaken(Span<byte> elf, string version)
     {
-        if (elf.Length < 64 || !elf[..6].SequenceEqual("\u007fELF\u0002\u0001"u8))
+        if (!IsElf(elf))
             return false;
         try
         {
@@ -156,6 +156,9 @@ internal static class NativeLibraryFix
             return false; // a truncated or foreign file
         }
     }
+
+    /// <summary>Whether it begins as a 64-bit little-endian ELF file does.</summary>
+    internal static bool IsElf(ReadOnlySpan<byte> file) => file.Length >= 64 && file[..6].SequenceEqual("\u007fELF\u0002\u0001"u8);
 
     private readonly record struct Segment(uint Type, long Offset, long Address, long Size);
 

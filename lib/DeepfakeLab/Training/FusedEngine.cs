@@ -39,7 +39,7 @@ internal sealed class FusedEngine : IDisposable
     public FusedEngine(VisionModel model, string cut)
     {
         (this.model, this.cut) = (model, cut);
-        var stages = model.Stages.TakeWhile(s => s != cut).Select(s => model.StageLayers(s)).ToList();
+        var stages = model.Stages.TakeWhile(s => s != cut).Select(model.StageLayers).ToList();
         var late = LateFrom(stages);
         hasLate = late < stages.Count;
         var middle = Chain(stages.Take(late).SelectMany(s => s), Input);
@@ -128,8 +128,8 @@ internal sealed class FusedEngine : IDisposable
         var late = 0;
         for (var scale = 1L; late < stages.Count && scale < LateScale; late++)
             scale *= Stride(stages[late]);
-        var weights = stages.Skip(late).SelectMany(s => s).SelectMany(Initialisation.Modules).OfType<Conv2d>().Select(c => c.weight!.numel()).ToList();
-        return weights.Count > 0 && weights.Average() < FewWeights ? late : stages.Count;
+        var rest = stages.Skip(late).SelectMany(s => s).SelectMany(Initialisation.Modules).OfType<Conv2d>();
+        return rest.Select(c => c.weight!.numel()).DefaultIfEmpty(FewWeights).Average() < FewWeights ? late : stages.Count;
 
         static long Stride(IEnumerable<nn.Module> modules) => Flatten(modules).Aggregate(1L, (product, m) => product * m switch
         {
