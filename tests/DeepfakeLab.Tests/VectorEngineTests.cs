@@ -3,10 +3,11 @@ using static TorchSharp.torch;
 
 namespace DeepfakeLab.Tests;
 
-/// <summary>Our own float32 engine beside libtorch in float64. It runs on any processor, if slower, so these tests do too.</summary>
+/// <summary>Our own engine beside libtorch in float64. In float32 it runs on any processor, if slower, so these tests do too; in bfloat16 where its instructions are.</summary>
 /// <remarks>
-/// The tolerance is 1e-5 of the results' norm: whole networks were off by up to 1.1e-6 (ONNX Runtime: .5e-6), a convolution of VGG without the batch norm
+/// In float32 the tolerance is 1e-5 of the results' norm: whole networks were off by up to 1.1e-6 (ONNX Runtime: .5e-6), a convolution of VGG without the batch norm
 /// behind it, where sums cancel, by 4.5e-6; what is left out, a pixel at an edge or the last channel, by a thousand times as much.
+/// In bfloat16 it is what torch is off by in bfloat16, a few hundredths, and half as much again; each layer's edges are <see cref="BFloat16Tests"/>' matter.
 /// </remarks>
 public sealed class VectorEngineTests
 {
@@ -52,16 +53,29 @@ public sealed class VectorEngineTests
         using var scope = NewDisposeScope();
         using var folded = FrozenPrefix.Fold(model, cut);
         folded.eval();
-        using var engine = new VectorEngine(folded, cut, (int)pixels.shape[2], (int)pixels.shape[3]);
-        var (expected, actual) = (exact.ForwardUntil(pixels.to(float64), cut), engine.Run(pixels));
-        Assert.Equal(expected.shape, actual.shape);
-        var error = ((actual - expected).norm() / expected.norm()).item<double>();
-        Assert.True(error < Tolerance, $"{cut}: {error}");
+        var expected = exact.ForwardUntil(pixels.to(float64), cut);
+        using var rounded = FrozenPrefix.Fold(model, cut);
+        rounded.eval();
+        rounded.to(bfloat16);
+        var tolerance = 1.5 * Error(rounded.ForwardUntil(pixels.to(bfloat16), cut));
+        foreach (var bfloat16 in BFloat16Tests.AreThere() ? (bool[])[false, true] : [false])
+        {
+            using var engine = new VectorEngine(folded, cut, (int)pixels.shape[2], (int)pixels.shape[3], bfloat16);
+            var actual = engine.Run(pixels);
+            Assert.Equal(expected.shape, actual.shape);
+            Assert.True(Error(actual) < (bfloat16 ? tolerance : Tolerance), $"{cut}: {Error(actual)}, bfloat16 {bfloat16}, torch's {tolerance / 1.5}");
+        }
+
+        double Error(Tensor actual) => ((actual - expected).norm() / expected.norm()).item<double>();
     }
 
-    [Theory, InlineData("resnet18", "layer4"), InlineData("mobilenet_v2", "features.7"), InlineData("vgg11", "features.9"), InlineData("resnext50_32x4d", "layer2"), InlineData("efficientnet_b0", "features.6")]
-    public void An_image_gives_the_same_bits_in_any_batch_and_with_any_number_of_threads(string name, string cut)
+    [Theory]
+    [InlineData("resnet18", "layer4", false), InlineData("mobilenet_v2", "features.7", false), InlineData("vgg11", "features.9", false), InlineData("resnext50_32x4d", "layer2", false), InlineData("efficientnet_b0", "features.6", false)]
+    [InlineData("resnet18", "layer4", true), InlineData("mobilenet_v2", "features.7", true), InlineData("mnasnet0_5", "layers.10", true), InlineData("resnext50_32x4d", "layer2", true), InlineData("efficientnet_b0", "features.6", true)]
+    public void An_image_gives_the_same_bits_in_any_batch_and_with_any_number_of_threads(string name, string cut, bool bfloat16)
     {
+        if (bfloat16 && !BFloat16Tests.AreThere())
+            return;
         using var scope = NewDisposeScope();
         using var none = no_grad();
         LabRuntime.Seed(5);
@@ -77,7 +91,7 @@ public sealed class VectorEngineTests
             foreach (var count in (int[])[1, 3, 8])
             {
                 set_num_threads(count);
-                using var engine = new VectorEngine(folded, cut, 35, 44);
+                using var engine = new VectorEngine(folded, cut, 35, 44, bfloat16);
                 expected ??= engine.Run(pixels);
                 Assert.True(engine.Run(pixels).equal(expected).all().item<bool>(), $"{count} threads");
                 Assert.True(engine.Run(pixels.narrow(0, 3, 5)).equal(expected.narrow(0, 3, 5)).all().item<bool>(), $"{count} threads, five images");
@@ -91,9 +105,13 @@ public sealed class VectorEngineTests
         Assert.True(pixels.equal(before).all().item<bool>());
     }
 
-    [Theory, InlineData("resnet18", "fc"), InlineData("mobilenet_v2", "classifier"), InlineData("efficientnet_b0", "classifier")]
-    public void What_is_not_a_number_stays_so_and_in_its_image(string name, string cut)
+    [Theory]
+    [InlineData("resnet18", "fc", false), InlineData("mobilenet_v2", "classifier", false), InlineData("efficientnet_b0", "classifier", false)]
+    [InlineData("resnet18", "fc", true), InlineData("mobilenet_v2", "classifier", true), InlineData("efficientnet_b0", "classifier", true)]
+    public void What_is_not_a_number_stays_so_and_in_its_image(string name, string cut, bool bfloat16)
     {
+        if (bfloat16 && !BFloat16Tests.AreThere())
+            return;
         using var scope = NewDisposeScope();
         using var none = no_grad();
         LabRuntime.Seed(6);
@@ -102,7 +120,7 @@ public sealed class VectorEngineTests
         using var folded = FrozenPrefix.Fold(model, cut);
         folded.eval();
         var pixels = randn(3, 3, 64, 64);
-        using var engine = new VectorEngine(folded, cut, 64, 64);
+        using var engine = new VectorEngine(folded, cut, 64, 64, bfloat16);
         var clean = engine.Run(pixels);
         pixels[1].fill_(float.NaN);
         var features = engine.Run(pixels);

@@ -35,6 +35,51 @@ internal static unsafe class BFloat16Kernel
         return means;
     }
 
+    /// <summary>Two numbers, rounded, side by side.</summary>
+    public static float Pair(float low, float high)
+    {
+        var rounded = Rounded(Vector512.CreateScalar(low) + Vector512.Create(0, high, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
+        return BitConverter.Int32BitsToSingle(rounded[0] | rounded[1] << 16);
+    }
+
+    /// <summary>Rounds pixels of 32 channels after 32, whose number may not be full: what lies behind a pixel is rounded with it.</summary>
+    /// <param name="apart">Numbers from a pixel to the next.</param>
+    /// <param name="wide">Numbers that a pixel gets.</param>
+    /// <param name="asFiltered">Whether channels are to lie as <see cref="BFloat16Filter.Place"/> says.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Round(float* from, nint apart, int pixels, int wide, ushort* to, bool asFiltered = false)
+    {
+        var places = asFiltered ? Vector512.Create(1, 3, 5, 7, 33, 35, 37, 39, 9, 11, 13, 15, 41, 43, 45, 47, 17, 19, 21, 23, 49, 51, 53, 55, 25, 27, 29, 31, 57, 59, 61, (ushort)63)
+            : Vector512.Create(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, (ushort)63);
+        for (; pixels > 0; pixels--, from += apart)
+            for (nint channel = 0; channel < wide; channel += 2 * Lanes, to += 2 * Lanes)
+                Avx512BW.PermuteVar32x16x2(RoundedAbove(Vector512.Load(from + channel)), places, RoundedAbove(Vector512.Load(from + channel + Lanes))).Store(to);
+    }
+
+    /// <summary>Adds pixels of bfloat16 channels, in multiples of 16, to their sums.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Sum(ushort* from, int pixels, nint wide, float* sums)
+    {
+        for (nint channel = 0; channel < wide; channel += Lanes)
+        {
+            Vector512<float> a = Vector512.Load(sums + channel), b = default;
+            var at = from + channel;
+            var left = pixels;
+            for (; left > 1; left -= 2, at += 2 * wide)
+                (a, b) = (a + Widened(at), b + Widened(at + wide));
+            (left > 0 ? a + b + Widened(at) : a + b).Store(sums + channel);
+        }
+    }
+
+    /// <summary>Multiplies pixels' channels, in multiples of 16, by a factor each, in place.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Scale(ushort* pixels, int count, nint wide, float* factors)
+    {
+        for (; count > 0; count--, pixels += wide)
+            for (nint channel = 0; channel < wide; channel += Lanes)
+                Rounded(Widened(pixels + channel) * Vector512.Load(factors + channel)).Store(pixels + channel);
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Interleave(float* planes, int plane, ushort* to)
     {
@@ -55,13 +100,38 @@ internal static unsafe class BFloat16Kernel
                 *to++ = Rounded(Vector512.CreateScalar(planes[colour * plane + pixel])).ToScalar();
     }
 
+    /// <summary>Pixels of three planes, each with a zero behind its colours.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Quads(float* planes, nint plane, int pixels, ushort* to)
+    {
+        var first = Vector512.Create((ushort)0, 16, 32, 48, 1, 17, 33, 48, 2, 18, 34, 48, 3, 19, 35, 48, 4, 20, 36, 48, 5, 21, 37, 48, 6, 22, 38, 48, 7, 23, 39, 48);
+        var second = first + Vector512.Create(0x0000_0008_0008_0008).AsUInt16();
+        var pixel = 0;
+        for (; pixel <= pixels - Lanes; pixel += Lanes, to += 4 * Lanes)
+        {
+            var from = planes + pixel;
+            var redGreen = Vector512.Create(Rounded(Vector512.Load(from)), Rounded(Vector512.Load(from + plane)));
+            var blue = Rounded(Vector512.Load(from + 2 * plane)).ToVector512();
+            Avx512BW.PermuteVar32x16x2(redGreen, first, blue).Store(to);
+            Avx512BW.PermuteVar32x16x2(redGreen, second, blue).Store(to + 2 * Lanes);
+        }
+        for (; pixel < pixels; pixel++, to += 4)
+            (to[0], to[1], to[2], to[3]) = (One(planes[pixel]), One(planes[plane + pixel]), One(planes[2 * plane + pixel]), 0);
+
+        static ushort One(float x) => Rounded(Vector512.CreateScalar(x)).ToScalar();
+    }
+
     /// <summary>To the nearest, or to the even one of two; what is not a number stays none.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector256<ushort> Rounded(Vector512<float> x)
+    private static Vector256<ushort> Rounded(Vector512<float> x) => Avx512F.ConvertToVector256UInt16(RoundedAbove(x).AsUInt32() >>> 16);
+
+    /// <summary>The same in the upper half of each number.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<ushort> RoundedAbove(Vector512<float> x)
     {
         var bits = x.AsUInt32();
         var rounded = bits + Vector512.Create(0x7FFFu) + (bits >>> 16 & Vector512<uint>.One);
-        return Avx512F.ConvertToVector256UInt16(Vector512.ConditionalSelect(Vector512.Equals(x, x).AsUInt32(), rounded, Vector512.Create(0x7FC00000u)) >>> 16);
+        return Vector512.ConditionalSelect(Vector512.Equals(x, x).AsUInt32(), rounded, Vector512.Create(0x7FC00000u)).AsUInt16();
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -20,7 +20,7 @@ internal interface IFrozenEngine : IDisposable
 /// </summary>
 /// <remarks>
 /// On the CPU <see cref="VectorEngine"/> runs float32 where the processor has registers of 512 bits and the engine a better way for some layer than the
-/// libraries have; else ONNX Runtime does, and <see cref="FusedEngine"/> bfloat16, where they load; all else torch with the channels last in memory.
+/// libraries have, and bfloat16 where <see cref="VectorEngine.CoversBFloat16"/> says so; else ONNX Runtime and <see cref="FusedEngine"/> do, where they load; all else torch with the channels last in memory.
 /// Where bfloat16 is asked for and float32 is the faster (<see cref="FusedEngine.Pays"/>, <see cref="VectorEngine.BeatsBFloat16"/>), float32 it is, and <see cref="Engine"/> says so.
 /// </remarks>
 internal sealed class FrozenPrefix : IDisposable
@@ -29,7 +29,7 @@ internal sealed class FrozenPrefix : IDisposable
     private readonly string cut;
     private readonly ScalarType precision;
     private readonly FusedEngine? fused;
-    private readonly bool vectors;
+    private readonly bool vectors, halves; // our own engine, and whether in bfloat16
     private IFrozenEngine? engine; // made for the first images' size, and anew for another
     private (int Height, int Width) size;
 
@@ -42,11 +42,12 @@ internal sealed class FrozenPrefix : IDisposable
         layers = model.Options.CanFold ? Fold(model, cut) : Copy(model);
         layers.eval();
         var able = model.parameters().First().device_type == DeviceType.CPU && model.Options.CanFold;
+        halves = able && precision == ScalarType.BFloat16 && VectorEngine.CoversBFloat16(layers, cut);
         precision = precision == ScalarType.BFloat16 && able && !FusedEngine.Pays ? ScalarType.Float32 : precision;
-        vectors = able && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut) && (precision == ScalarType.Float32 || VectorEngine.BeatsBFloat16(layers, cut));
+        vectors = halves || able && Vector512.IsHardwareAccelerated && VectorEngine.Covers(layers, cut) && (precision == ScalarType.Float32 || VectorEngine.BeatsBFloat16(layers, cut));
         this.precision = precision = vectors ? ScalarType.Float32 : precision;
         layers.to(precision);
-        var type = precision == ScalarType.Float32 ? "float32" : "bfloat16";
+        var type = precision == ScalarType.Float32 && !halves ? "float32" : "bfloat16";
         IsFast = vectors || able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
         if (able && precision == ScalarType.BFloat16)
             fused = new FusedEngine(layers, cut);
@@ -75,7 +76,7 @@ internal sealed class FrozenPrefix : IDisposable
             {
                 engine?.Dispose();
                 engine = null;
-                (engine, size) = (vectors ? new VectorEngine(layers, cut, asked.Item1, asked.Item2) : new OnnxEngine(layers, cut, asked.Item1, asked.Item2), asked);
+                (engine, size) = (vectors ? new VectorEngine(layers, cut, asked.Item1, asked.Item2, halves) : new OnnxEngine(layers, cut, asked.Item1, asked.Item2), asked);
             }
             return engine.Run(images).MoveToOuterDisposeScope();
         }

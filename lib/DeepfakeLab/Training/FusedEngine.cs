@@ -74,7 +74,7 @@ internal sealed class FusedEngine : IDisposable
 
     public static bool HasMatrixUnits { get; } = X86Base.IsSupported && (X86Base.CpuId(7, 0).Edx >> 22 & 1) == 1;
 
-    private static bool IsIntels { get; } = X86Base.IsSupported && X86Base.CpuId(0, 0).Ebx == 0x756E6547; // "Genu"ineIntel
+    public static bool IsIntels { get; } = X86Base.IsSupported && X86Base.CpuId(0, 0).Ebx == 0x756E6547; // "Genu"ineIntel
 
     /// <summary>Images [N, 3, H, W] on the CPU to what enters the cut, in float32.</summary>
     public Tensor Run(Tensor images)

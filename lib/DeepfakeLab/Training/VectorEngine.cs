@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace DeepfakeLab;
 
 /// <summary>
-/// The layers before a cut in float32, computed by our own code where the processor has registers of 512 bits. libtorch's oneDNN and ONNX
+/// The layers before a cut in float32 or bfloat16, computed by our own code where the processor has registers of 512 bits. libtorch's oneDNN and ONNX
 /// Runtime compute every 3x3 convolution directly and every layer by itself; here <see cref="Winograd"/> saves multiplications and
 /// <see cref="InvertedResidual"/> keeps the wide activations of a few rows in the cache.
 /// </summary>
@@ -32,14 +32,16 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     private readonly Maps result;
     private readonly int part, threads = LabRuntime.Threads;
     private readonly Floats[] scratch;
+    private readonly MachineCode? code; // of bfloat16 layers
 
-    /// <param name="model">On the CPU, its batch norms folded; its weights are copied.</param>
-    public VectorEngine(VisionModel model, string cut, int height, int width)
+    /// <param name="model">On the CPU, its batch norms folded, in float32; its weights are copied.</param>
+    /// <param name="bfloat16">Whether layers are computed in it (<see cref="BFloat16Convolution"/>, <see cref="BFloat16Residual"/>) where that is faster.</param>
+    public VectorEngine(VisionModel model, string cut, int height, int width, bool bfloat16 = false)
     {
-        (this.model, this.cut) = (model, cut);
+        (this.model, this.cut, code) = (model, cut, bfloat16 ? new MachineCode() : null);
         var layers = Units(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers));
         var first = After(layers[0], new Maps(height, width, 3));
-        steps.Add(new Stem(Weights(layers[0]), height, width, first));
+        steps.Add(code is null ? new Stem(Weights(layers[0]), height, width, first) : new BFloat16Convolution(code, Weights(layers[0]), null, first, null, height, width));
         result = Chain(layers[1..], first, null, false);
         foreach (var step in steps)
             if (step.Weights > FewWeights)
@@ -54,6 +56,7 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
         part = (int)Math.Clamp(PartFloats / steps.Where(s => !s.Output.IsOwn).Max(s => s.Output.Floats), 1, MostImages);
         part -= part > threads ? part % threads : 0;
         Place();
+        code?.Seal();
         scratch = [.. Enumerable.Range(0, threads).Select(_ => new Floats(steps.Max(s => s.Scratch)))];
     }
 
@@ -69,6 +72,13 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     public static bool BeatsBFloat16(VisionModel model, string cut) =>
         Units(model.Stages.TakeWhile(s => s != cut).SelectMany(model.StageLayers)).Skip(1).All(u => u.Layer is MaxPool2d || u.Convolution is { } conv && Winograd.Knows(conv))
         && !FusedEngine.HasMatrixUnits;
+
+    /// <summary>
+    /// Whether it is the fastest in bfloat16: where the processor has instructions for it that pay, but no units for matrices, which oneDNN knows to use. What those instructions do not
+    /// suit stays in float32: <see cref="Winograd"/>, which multiplies less, and groups of channels.
+    /// </summary>
+    public static bool CoversBFloat16(VisionModel model, string cut) =>
+        MachineCode.Missing is null && !FusedEngine.HasMatrixUnits && !FusedEngine.IsIntels && Covers(model, cut) && !BeatsBFloat16(model, cut);
 
     /// <summary>float32 [N, 3, H, W] on the CPU to what enters the cut.</summary>
     public Tensor Run(Tensor images)
@@ -103,6 +113,7 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
             step.Dispose();
         foreach (var floats in memory.Concat(scratch))
             floats.Dispose();
+        code?.Dispose();
     }
 
     private void RunByImage(List<VectorStep> group, float* pixels, long apart, int images)
@@ -186,15 +197,19 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
                 i += excitation is null ? 0 : 1;
                 var project = i + 1 < units.Count && units[i + 1].IsPointwise ? units[++i] : null;
                 var last = project ?? filter;
-                steps.Add(new InvertedResidual(filter == unit ? null : Weights(unit), Weights(filter), excitation is null ? null : Factors(excitation), project is null ? null : Weights(project, Adding(i) is not null && endsInReLU),
-                    x, After(filter, x, (int)last.Convolution!.out_channels), Adding(i)));
+                var to = After(filter, x, (int)last.Convolution!.out_channels);
+                if (code is not null && project is not null)
+                    steps.Add(new BFloat16Residual(code, filter == unit ? null : Weights(unit), Weights(filter), excitation is null ? null : Factors(excitation), Weights(project, Adding(i) is not null && endsInReLU), x, to, Adding(i)));
+                else
+                    steps.Add(new InvertedResidual(filter == unit ? null : Weights(unit), Weights(filter), excitation is null ? null : Factors(excitation), project is null ? null : Weights(project, Adding(i) is not null && endsInReLU),
+                        x, to, Adding(i)));
                 x = steps[^1].Output;
             }
             else if (unit.Convolution is { } conv)
             {
                 var to = After(unit, x);
                 var weights = Weights(unit, Adding(i) is not null && endsInReLU);
-                steps.Add(conv.groups > 1 ? new GroupedConvolution(weights, x, to, Adding(i))
+                steps.Add(code is not null && BFloat16Convolution.Knows(weights, (int)conv.groups) && !(Winograd.Knows(conv) && Winograd.Pays(to)) ? new BFloat16Convolution(code, weights, x, to, Adding(i)) : conv.groups > 1 ? new GroupedConvolution(weights, x, to, Adding(i))
                     : Winograd.Knows(conv) && Winograd.Pays(to) ? new Winograd(weights, x, to, Adding(i)) : new Convolution(weights, x, to, Adding(i)));
                 x = to;
             }
