@@ -14,14 +14,19 @@ namespace DeepfakeLab;
 internal sealed unsafe class MachineCode : IDisposable
 {
     private const int Alignment = 64;
-    private static readonly Lazy<string?> missing = new(Try);
+    private static readonly Lazy<string?> refusal = new(Try);
 
     private readonly MemoryStream code = new();
     private MemoryMappedViewAccessor? view;
     private byte* first;
 
-    /// <summary>Why it cannot be used here; null where it can.</summary>
-    public static string? Missing => missing.Value;
+    /// <summary>Whether the processor has AVX512-BF16.</summary>
+    public static bool IsSupported { get; } = X86Base.X64.IsSupported && Vector512.IsHardwareAccelerated && X86Base.CpuId(7, 0).Eax >= 1 && (X86Base.CpuId(7, 1).Eax >> 5 & 1) == 1;
+
+    /// <summary>Why the operating system runs no functions that are made here; null where it does, and where there are none.</summary>
+    public static string? Refusal => IsSupported ? refusal.Value : null;
+
+    public static bool Runs => IsSupported && Refusal is null;
 
     /// <summary>Where a function finds its pointers. It may change them, rax, r10, r11 and all vectors.</summary>
     public static (AssemblerRegister64 A, AssemblerRegister64 B, AssemblerRegister64 C, AssemblerRegister64 D) Arguments { get; } =
@@ -92,8 +97,6 @@ internal sealed unsafe class MachineCode : IDisposable
 
     private static string? Try()
     {
-        if (!(X86Base.X64.IsSupported && Vector512.IsHardwareAccelerated && X86Base.CpuId(7, 0).Eax >= 1 && (X86Base.CpuId(7, 1).Eax >> 5 & 1) == 1))
-            return "the processor has no AVX512-BF16";
         try
         {
             using var code = new MachineCode();

@@ -38,7 +38,7 @@ internal sealed unsafe class BFloat16Product : IDisposable
     private readonly ProductShape shape;
     private readonly ConvolutionWeights weights;
     private readonly int pairs, size; // of a run; bytes of a result
-    private readonly (int Lines, int Width, int[] Functions)[] blocks; // the largest, one of a line less, one of less pixels; functions for whole panels, and for a half
+    private readonly (int Lines, int Width, int[] Functions)[] blocks; // the largest, one line of it, a part of one; functions for whole panels, and for a half
     private readonly Floats packed; // panel by panel: the bias, then for two inputs at a time the panel's weights, side by side
 
     /// <param name="channel">Which output a column is; none, if there is no such output. Null where they are in order.</param>
@@ -77,8 +77,7 @@ internal sealed unsafe class BFloat16Product : IDisposable
             for (var image = 0; image < images; image++)
                 for (int line = 0, taken; line < lines; line += taken)
                 {
-                    taken = Math.Min(blocks[0].Lines, lines - line);
-                    taken = taken < blocks[0].Lines ? 1 : taken;
+                    taken = lines - line < blocks[0].Lines ? 1 : blocks[0].Lines;
                     for (var pixel = 0; pixel < shape.Width;)
                     {
                         var block = taken > 1 ? blocks[0] : shape.Width - pixel > Few ? blocks[1] : blocks[2];

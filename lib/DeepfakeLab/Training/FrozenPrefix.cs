@@ -51,7 +51,7 @@ internal sealed class FrozenPrefix : IDisposable
         IsFast = vectors || able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
         if (able && precision == ScalarType.BFloat16)
             fused = new FusedEngine(layers, cut);
-        Engine = vectors ? $"512-bit vectors, {type}" : IsFast ? $"ONNX Runtime, {type}" : fused is not null ? $"oneDNN, {type}" : !able ? $"torch, {type}"
+        Engine = vectors ? $"512-bit vectors, {type}" : IsFast ? $"ONNX Runtime, {type}" : fused is not null ? $"oneDNN, {type}{(MachineCode.Refusal is { } why ? $"; our machine code may not run: {why}" : "")}" : !able ? $"torch, {type}"
             : $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}";
     }
 

@@ -78,7 +78,7 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
     /// suit stays in float32: <see cref="Winograd"/>, which multiplies less, and groups of channels.
     /// </summary>
     public static bool CoversBFloat16(VisionModel model, string cut) =>
-        MachineCode.Missing is null && !FusedEngine.HasMatrixUnits && !FusedEngine.IsIntels && Covers(model, cut) && !BeatsBFloat16(model, cut);
+        MachineCode.Runs && !FusedEngine.HasMatrixUnits && !FusedEngine.IsIntels && Covers(model, cut) && !BeatsBFloat16(model, cut);
 
     /// <summary>float32 [N, 3, H, W] on the CPU to what enters the cut.</summary>
     public Tensor Run(Tensor images)
