@@ -38,8 +38,9 @@ internal static unsafe class BFloat16Kernel
     /// <summary>Two numbers, rounded, side by side.</summary>
     public static float Pair(float low, float high)
     {
-        var rounded = Rounded(Vector512.CreateScalar(low) + Vector512.Create(0, high, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0));
-        return BitConverter.Int32BitsToSingle(rounded[0] | rounded[1] << 16);
+        return BitConverter.UInt32BitsToSingle(Bits(low) >>> 16 | Bits(high) & 0xFFFF_0000);
+
+        static uint Bits(float x) => BitConverter.SingleToUInt32Bits(x) is var bits && float.IsNaN(x) ? 0x7FC0_0000 : bits + 0x7FFF + (bits >>> 16 & 1);
     }
 
     /// <summary>Rounds pixels of 32 channels after 32, whose number may not be full: what lies behind a pixel is rounded with it.</summary>

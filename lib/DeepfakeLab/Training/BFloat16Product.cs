@@ -47,7 +47,9 @@ internal sealed unsafe class BFloat16Product : IDisposable
         (this.code, this.weights, this.shape, size) = (code, weights, shape, shape.Rounds ? sizeof(ushort) : sizeof(float));
         pairs = weights.Kernel == 1 ? (weights.Inputs + 1) / 2 : weights.Kernel * shape.Inputs / 2;
         var width = Math.Min(Most, shape.Width);
-        blocks = [Block(Most / width, width), Block(1, width), Block(1, Math.Min(Few, width))];
+        var large = Block(Most / width, width);
+        var line = large.Lines > 1 ? Block(1, width) : large;
+        blocks = [large, line, width > Few && shape.Width % Most is > 0 and <= Few ? Block(1, Few) : line];
         packed = new Floats((weights.Kernel * pairs + 1L) * shape.Outputs);
         var at = packed.Data;
         for (var column = 0; column < shape.Outputs; column += Panel)
