@@ -73,6 +73,17 @@ internal sealed unsafe class MachineCode : IDisposable
         return at;
     }
 
+    /// <summary>Instructions that are done so many times; they may not change <paramref name="counter"/>.</summary>
+    public static void Loop(Assembler assembler, AssemblerRegister32 counter, int times, Action write)
+    {
+        assembler.mov(counter, times);
+        var begin = assembler.CreateLabel();
+        assembler.Label(ref begin);
+        write();
+        assembler.dec(counter);
+        assembler.jne(begin);
+    }
+
     /// <summary>Makes the functions ready to be called; no other can be added.</summary>
     public void Seal()
     {

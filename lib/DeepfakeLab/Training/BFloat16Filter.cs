@@ -34,7 +34,7 @@ internal sealed unsafe class BFloat16Filter : IDisposable
         fromLine = fromWidth * fromPixel;
         toPixel = halves * Lanes * sizeof(ushort);
         functions = [code.Add((c, constant) => Write(c, constant, 1)), code.Add((c, constant) => Write(c, constant, 2))];
-        packed = new Floats((long)halves * (Phases(weights.Stride) + 1) * Lanes);
+        packed = new Floats((long)halves * (Taps + 1) * Lanes);
         var at = packed.Data;
         for (var channel = 0; channel < halves * Lanes; channel += Lanes)
         {
@@ -76,7 +76,8 @@ internal sealed unsafe class BFloat16Filter : IDisposable
     /// <summary>How many pairs of rows a window lies on that begins at the first of two rows, or at the second.</summary>
     private int Pairs(int phase) => (kernel + phase + 1) / 2;
 
-    private int Phases(int stride) => (Pairs(0) + (stride % 2 == 1 ? Pairs(1) : 0)) * kernel;
+    /// <summary>Vectors of weights for sixteen channels: with a stride of two a window begins at the first of two rows only.</summary>
+    private int Taps => (Pairs(0) + (stride % 2 == 1 ? Pairs(1) : 0)) * kernel;
 
     private float Weight(int channel, int row, int column) =>
         channel < weights.Outputs && row >= 0 && row < kernel ? weights.Values[(channel * kernel + row) * kernel + column] : 0;
@@ -84,16 +85,12 @@ internal sealed unsafe class BFloat16Filter : IDisposable
     private void Write(Assembler c, Func<float, AssemblerMemoryOperand> constant, int lines)
     {
         if (halves > 1)
-        {
-            c.mov(eax, halves / 2);
-            var loop = c.CreateLabel();
-            c.Label(ref loop);
-            WriteHalf(c, constant, lines, false);
-            WriteHalf(c, constant, lines, true);
-            c.add(MachineCode.Arguments.A, Chunk * sizeof(ushort));
-            c.dec(eax);
-            c.jne(loop);
-        }
+            MachineCode.Loop(c, eax, halves / 2, () =>
+            {
+                WriteHalf(c, constant, lines, false);
+                WriteHalf(c, constant, lines, true);
+                c.add(MachineCode.Arguments.A, Chunk * sizeof(ushort));
+            });
         if (halves % 2 == 1)
             WriteHalf(c, constant, lines, false);
     }
@@ -101,7 +98,7 @@ internal sealed unsafe class BFloat16Filter : IDisposable
     private void WriteHalf(Assembler c, Func<float, AssemblerMemoryOperand> constant, int lines, bool second)
     {
         var (from, right, to, _) = MachineCode.Arguments;
-        var (rows, held) = (stride * (lines - 1) + kernel, lines > 1 ? Phases(stride) : Pairs(0) * kernel);
+        var (rows, held) = (stride * (lines - 1) + kernel, lines > 1 ? Taps : Pairs(0) * kernel);
         var (sums, inRegisters) = (lines * columns, lines * columns + held + 3 <= 32);
         var (x, zero) = (MachineCode.Vector(31), MachineCode.Vector(30));
         for (var i = 0; i < sums; i++)
@@ -127,12 +124,21 @@ internal sealed unsafe class BFloat16Filter : IDisposable
                     continue;
                 var at = from + (2 * pair * fromLine + column * fromPixel);
                 c.vmovups(x, __zmmword_ptr[at]);
-                if (2 * pair + 1 >= rows)
-                    Unpack(c, second, x, zero);
-                else if (second)
-                    c.vpunpckhwd(x, x, __zmmword_ptr[at + fromLine]);
-                else
-                    c.vpunpcklwd(x, x, __zmmword_ptr[at + fromLine]);
+                switch (second, 2 * pair + 1 < rows)
+                {
+                    case (false, true):
+                        c.vpunpcklwd(x, x, __zmmword_ptr[at + fromLine]);
+                        break;
+                    case (true, true):
+                        c.vpunpckhwd(x, x, __zmmword_ptr[at + fromLine]);
+                        break;
+                    case (false, false):
+                        c.vpunpcklwd(x, x, zero);
+                        break;
+                    default:
+                        c.vpunpckhwd(x, x, zero);
+                        break;
+                }
                 foreach (var (line, pixel, weight) in uses)
                     if (inRegisters)
                         c.vdpbf16ps(Sum(line, pixel), x, MachineCode.Vector(sums + weight));
@@ -147,17 +153,9 @@ internal sealed unsafe class BFloat16Filter : IDisposable
                 activation.Apply(Sum(line, pixel));
                 activation.StoreRounded(Sum(line, pixel), __ymmword_ptr[to + (line * width + pixel) * toPixel]);
             }
-        c.add(right, (Phases(stride) + 1) * Vector);
+        c.add(right, (Taps + 1) * Vector);
         c.add(to, Lanes * sizeof(ushort));
 
         AssemblerRegisterZMM Sum(int line, int pixel) => MachineCode.Vector(line * columns + pixel);
-    }
-
-    private static void Unpack(Assembler c, bool second, AssemblerRegisterZMM x, AssemblerRegisterZMM other)
-    {
-        if (second)
-            c.vpunpckhwd(x, x, other);
-        else
-            c.vpunpcklwd(x, x, other);
     }
 }

@@ -36,12 +36,7 @@ internal static unsafe class BFloat16Kernel
     }
 
     /// <summary>Two numbers, rounded, side by side.</summary>
-    public static float Pair(float low, float high)
-    {
-        return BitConverter.UInt32BitsToSingle(Bits(low) >>> 16 | Bits(high) & 0xFFFF_0000);
-
-        static uint Bits(float x) => BitConverter.SingleToUInt32Bits(x) is var bits && float.IsNaN(x) ? 0x7FC0_0000 : bits + 0x7FFF + (bits >>> 16 & 1);
-    }
+    public static float Pair(float low, float high) => BitConverter.UInt32BitsToSingle((uint)Rounded(high) << 16 | Rounded(low));
 
     /// <summary>Rounds pixels of 32 channels after 32, whose number may not be full: what lies behind a pixel is rounded with it.</summary>
     /// <param name="apart">Numbers from a pixel to the next.</param>
@@ -90,15 +85,13 @@ internal static unsafe class BFloat16Kernel
         var pixel = 0;
         for (; pixel <= plane - Lanes; pixel += Lanes, to += 3 * Lanes)
         {
-            var from = planes + pixel;
-            var redGreen = Vector512.Create(Rounded(Vector512.Load(from)), Rounded(Vector512.Load(from + plane)));
-            var blue = Rounded(Vector512.Load(from + 2 * plane)).ToVector512Unsafe();
+            var (redGreen, blue) = Colours(planes + pixel, plane);
             Avx512BW.PermuteVar32x16x2(redGreen, first, blue).Store(to);
             Avx512BW.PermuteVar32x16x2(redGreen, second, blue).GetLower().Store(to + 2 * Lanes);
         }
         for (; pixel < plane; pixel++)
             for (var colour = 0; colour < 3; colour++)
-                *to++ = Rounded(Vector512.CreateScalar(planes[colour * plane + pixel])).ToScalar();
+                *to++ = Rounded(planes[colour * plane + pixel]);
     }
 
     /// <summary>Pixels of three planes, each with a zero behind its colours.</summary>
@@ -110,17 +103,20 @@ internal static unsafe class BFloat16Kernel
         var pixel = 0;
         for (; pixel <= pixels - Lanes; pixel += Lanes, to += 4 * Lanes)
         {
-            var from = planes + pixel;
-            var redGreen = Vector512.Create(Rounded(Vector512.Load(from)), Rounded(Vector512.Load(from + plane)));
-            var blue = Rounded(Vector512.Load(from + 2 * plane)).ToVector512();
+            var (redGreen, blue) = Colours(planes + pixel, plane);
             Avx512BW.PermuteVar32x16x2(redGreen, first, blue).Store(to);
             Avx512BW.PermuteVar32x16x2(redGreen, second, blue).Store(to + 2 * Lanes);
         }
         for (; pixel < pixels; pixel++, to += 4)
-            (to[0], to[1], to[2], to[3]) = (One(planes[pixel]), One(planes[plane + pixel]), One(planes[2 * plane + pixel]), 0);
-
-        static ushort One(float x) => Rounded(Vector512.CreateScalar(x)).ToScalar();
+            (to[0], to[1], to[2], to[3]) = (Rounded(planes[pixel]), Rounded(planes[plane + pixel]), Rounded(planes[2 * plane + pixel]), 0);
     }
+
+    /// <summary>Sixteen pixels of three planes: red and green, and blue with zeros behind.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static (Vector512<ushort> RedGreen, Vector512<ushort> Blue) Colours(float* from, nint plane) =>
+        (Vector512.Create(Rounded(Vector512.Load(from)), Rounded(Vector512.Load(from + plane))), Rounded(Vector512.Load(from + 2 * plane)).ToVector512());
+
+    private static ushort Rounded(float x) => (ushort)((BitConverter.SingleToUInt32Bits(x) is var bits && float.IsNaN(x) ? 0x7FC0_0000 : bits + 0x7FFF + (bits >>> 16 & 1)) >>> 16);
 
     /// <summary>To the nearest, or to the even one of two; what is not a number stays none.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -117,9 +117,9 @@ internal sealed unsafe class BFloat16Product : IDisposable
         for (var pixel = 0; pixel < pixels; pixel++) // it is needed when all is summed
             for (var i = 0; i < vectors * size; i += sizeof(float))
                 c.prefetcht0(__byte_ptr[to + Result(pixel) * size + i / sizeof(float) * Vector]);
-        Loop(r11d, weights.Kernel, () =>
+        MachineCode.Loop(c, r11d, weights.Kernel, () =>
         {
-            Loop(eax, pairs, () =>
+            MachineCode.Loop(c, eax, pairs, () =>
             {
                 c.add(right, vectors * Vector);
                 for (var i = 0; i < vectors; i++)
@@ -163,14 +163,5 @@ internal sealed unsafe class BFloat16Product : IDisposable
         AssemblerRegisterZMM Sum(int pixel, int i) => MachineCode.Vector(pixel * vectors + i);
         AssemblerRegisterZMM Right(int i) => MachineCode.Vector(28 + i);
         int Result(int pixel) => pixel / columns * shape.OutputLine + pixel % columns * shape.Outputs;
-        void Loop(AssemblerRegister32 counter, int times, Action body)
-        {
-            c.mov(counter, times);
-            var begin = c.CreateLabel();
-            c.Label(ref begin);
-            body();
-            c.dec(counter);
-            c.jne(begin);
-        }
     }
 }

@@ -96,9 +96,7 @@ internal sealed unsafe class BFloat16Residual : VectorStep
             held?.Dispose();
     }
 
-    /// <summary>As <see cref="InvertedResidual"/> has them.</summary>
-    private int Bands(Part part) =>
-        excitation is not null || part.Images % part.Threads == 0 || part.Images >= 4 * part.Threads ? 1 : Math.Min(2 * part.Threads, (Output.Height + stripe - 1) / stripe);
+    private int Bands(Part part) => excitation is not null ? 1 : ImageBands(part, (Output.Height + stripe - 1) / stripe);
 
     /// <summary>Rows of the image with a border of zeros, and rows of zeros above and below it.</summary>
     private void Expand(float* source, int from, int until, ushort* to, ushort* rounded)

@@ -51,8 +51,11 @@ internal sealed class FrozenPrefix : IDisposable
         IsFast = vectors || able && precision == ScalarType.Float32 && OnnxEngine.Missing is null;
         if (able && precision == ScalarType.BFloat16)
             fused = new FusedEngine(layers, cut);
-        Engine = vectors ? $"512-bit vectors, {type}" : IsFast ? $"ONNX Runtime, {type}" : fused is not null ? $"oneDNN, {type}{(MachineCode.Refusal is { } why ? $"; our machine code may not run: {why}" : "")}" : !able ? $"torch, {type}"
-            : $"torch, {type}; ONNX Runtime does not load: {OnnxEngine.Missing}";
+        Engine = vectors ? $"512-bit vectors, {type}" : IsFast ? $"ONNX Runtime, {type}"
+            : fused is not null ? $"oneDNN, {type}{Because("our machine code may not run", MachineCode.Refusal)}"
+            : $"torch, {type}{(able ? Because("ONNX Runtime does not load", OnnxEngine.Missing) : "")}";
+
+        static string Because(string what, string? why) => why is null ? "" : $"; {what}: {why}";
     }
 
     /// <summary>Whether something computes that is faster in float32 than torch.</summary>

@@ -102,9 +102,7 @@ internal sealed unsafe class InvertedResidual : VectorStep
             held?.Dispose();
     }
 
-    /// <summary>Into how many bands each image is cut: one, where there are images enough, as rows at a band's edge are expanded twice.</summary>
-    private int Bands(Part part) =>
-        excitation is not null || part.Images % part.Threads == 0 || part.Images >= 4 * part.Threads ? 1 : Math.Min(2 * part.Threads, (Output.Height + stripe - 1) / stripe);
+    private int Bands(Part part) => excitation is not null ? 1 : ImageBands(part, (Output.Height + stripe - 1) / stripe);
 
     private void Project(float* from, int pixels, float* to, float* plus) =>
         MatrixKernel.Multiply(from, wide, pixels, projecting!.Data, filter.Outputs, Output.Stride, project!.Bias.Data, to, Output.Stride, plus, project.Low, project.High);

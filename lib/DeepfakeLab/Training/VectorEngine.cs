@@ -198,19 +198,19 @@ internal sealed unsafe class VectorEngine : IFrozenEngine
                 var project = i + 1 < units.Count && units[i + 1].IsPointwise ? units[++i] : null;
                 var last = project ?? filter;
                 var to = After(filter, x, (int)last.Convolution!.out_channels);
-                if (code is not null && project is not null)
-                    steps.Add(new BFloat16Residual(code, filter == unit ? null : Weights(unit), Weights(filter), excitation is null ? null : Factors(excitation), Weights(project, Adding(i) is not null && endsInReLU), x, to, Adding(i)));
-                else
-                    steps.Add(new InvertedResidual(filter == unit ? null : Weights(unit), Weights(filter), excitation is null ? null : Factors(excitation), project is null ? null : Weights(project, Adding(i) is not null && endsInReLU),
-                        x, to, Adding(i)));
+                var (expanding, projecting) = (filter == unit ? null : Weights(unit), project is null ? null : Weights(project, Adding(i) is not null && endsInReLU));
+                var factors = excitation is null ? null : Factors(excitation);
+                steps.Add(code is not null && projecting is not null ? new BFloat16Residual(code, expanding, Weights(filter), factors, projecting, x, to, Adding(i))
+                    : new InvertedResidual(expanding, Weights(filter), factors, projecting, x, to, Adding(i)));
                 x = steps[^1].Output;
             }
             else if (unit.Convolution is { } conv)
             {
                 var to = After(unit, x);
                 var weights = Weights(unit, Adding(i) is not null && endsInReLU);
-                steps.Add(code is not null && BFloat16Convolution.Knows(weights, (int)conv.groups) && !(Winograd.Knows(conv) && Winograd.Pays(to)) ? new BFloat16Convolution(code, weights, x, to, Adding(i)) : conv.groups > 1 ? new GroupedConvolution(weights, x, to, Adding(i))
-                    : Winograd.Knows(conv) && Winograd.Pays(to) ? new Winograd(weights, x, to, Adding(i)) : new Convolution(weights, x, to, Adding(i)));
+                steps.Add(Winograd.Knows(conv) && Winograd.Pays(to) ? new Winograd(weights, x, to, Adding(i))
+                    : code is not null && BFloat16Convolution.Knows(weights, (int)conv.groups) ? new BFloat16Convolution(code, weights, x, to, Adding(i))
+                    : conv.groups > 1 ? new GroupedConvolution(weights, x, to, Adding(i)) : new Convolution(weights, x, to, Adding(i)));
                 x = to;
             }
             else if (unit.Layer is MaxPool2d pool)

@@ -76,6 +76,9 @@ internal abstract unsafe class VectorStep(Maps output, params Maps?[] inputs) : 
     /// <summary>Into how many items to cut <paramref name="rows"/> rows, at most <paramref name="most"/> each, so that each thread has as many.</summary>
     protected static int Cut(int rows, int threads, int most) => (rows + most * threads - 1) / (most * threads) * threads;
 
+    /// <summary>Into how many bands, at most so many, each image is cut: one, where there are images enough, as rows at a band's edge are computed twice.</summary>
+    protected static int ImageBands(Part part, int most) => part.Images % part.Threads == 0 || part.Images >= 4 * part.Threads ? 1 : Math.Min(2 * part.Threads, most);
+
     /// <summary>The rows of an item, from First on: whole blocks, shared out evenly.</summary>
     protected static (int First, int Count) Share(int item, int items, int rows)
     {
